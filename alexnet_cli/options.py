@@ -1,0 +1,35 @@
+"""Options that several commands share, so that one idea has one name and one help text everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    Path, typer.Option("--data", envvar="ALEXNET_DATASET", help="Dataset directory that `prepare` wrote.")
+]
+Runs = Annotated[Path, typer.Option("--runs", envvar="ALEXNET_RUNS", help="Folder of run directories.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        envvar="ALEXNET_DEVICE",
+        help="cpu, cuda or mps; a GPU if there is one.",
+        show_default=False,
+    ),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option("--gpus", help="A count, a list (0,1) or all; one if there is one.", show_default=False),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, help="Processes on the CPU.", show_default=False)
+]
+Crops = Annotated[int, typer.Option("--crops", help="1: the centre patch; 10: the paper's ten patches.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any setting; train --print-config lists them.", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]

@@ -1,0 +1,45 @@
+"""Every number that the paper prints, each with its section.
+
+"The paper" is Krizhevsky, Sutskever and Hinton, *ImageNet Classification with Deep Convolutional Neural
+Networks*, NIPS 2012. Where the authors' released code differs, the recipes say so; this page does not.
+"""
+
+# §2 The dataset: the shorter side becomes 256 pixels, then the central 256×256 square is cut out.
+IMAGE_SIZE = 256
+
+# §4.1 Data augmentation: random 224×224 patches and their reflections.
+CROP_SIZE = 224
+TEST_CROPS = 10  # four corners and the centre, each with its reflection, softmax outputs averaged
+COLOUR_NOISE = 0.1  # standard deviation of α, drawn once for each use of a picture
+
+# §3.5 Overall architecture (the numbers of kernels are those of the whole net, both towers).
+CONVOLUTION_KERNELS = (96, 256, 384, 384, 256)
+CONVOLUTION_SIZES = (11, 5, 3, 3, 3)
+CONV1_STRIDE = 4
+HIDDEN_UNITS = 4096
+CLASSES = 1000
+TOWERS = 2  # §3.2
+
+# §3.3 Local response normalization: b = a / (k + α Σ a²)^β over n adjacent kernel maps.
+LRN_K = 2.0
+LRN_SIZE = 5
+LRN_ALPHA = 1e-4  # on the sum; torch's LocalResponseNorm divides its alpha by n
+LRN_BETA = 0.75
+
+# §3.4 Overlapping pooling.
+POOL_SIZE = 3
+POOL_STRIDE = 2
+
+# §4.2 Dropout: outputs set to zero with this probability in training, all multiplied by 0.5 at test.
+DROPOUT = 0.5
+
+# §5 Details of learning.
+BATCH_SIZE = 128
+MOMENTUM = 0.9
+WEIGHT_DECAY = 0.0005
+WEIGHT_SIGMA = 0.01
+ONE_BIASES = ("conv2", "conv4", "conv5", "fc6", "fc7")  # initialised with 1, the others with 0
+LEARNING_RATE = 0.01
+RATE_DROP = 10.0
+RATE_DROPS = 3
+EPOCHS = 90
