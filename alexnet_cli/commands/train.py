@@ -1,0 +1,134 @@
+"""`alexnet train`: a recipe on a dataset becomes a run directory."""
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alexnet_cli import console
+from alexnet_cli.options import Data, Device, Gpus, Processes, Runs, Settings
+
+if TYPE_CHECKING:
+    from alexnet_cli.engine.loop import Event, Limits, Started, Step, Validated
+
+
+def train(
+    recipe: Annotated[str, typer.Option(help="paper, text or small: `alexnet describe`.")] = "paper",
+    data: Data = Path("dataset"),
+    runs: Runs = Path("runs"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Pause the run after so many steps.", show_default=False)
+    ] = None,
+    max_time: Annotated[
+        str | None, typer.Option(help="Pause the run after so long: 90s, 30m, 5h.", show_default=False)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Over all processes together.", show_default=False)
+    ] = None,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="The first learning rate.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order, crops, colours and dropout.")] = 1,
+    eval_every: Annotated[float, typer.Option(min=0.0001, help="Epochs between validations.")] = 1.0,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 where the arithmetic is quicker.")] = "fp32",
+    device: Device = None,
+    gpus: Gpus = None,
+    processes: Processes = None,
+    name: Annotated[str | None, typer.Option(help="Of the run directory.", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
+    new: Annotated[bool, typer.Option("--new", help="Start a new run even if one could go on.")] = False,
+    assignments: Settings = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show every setting, then stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="One batch of everything; nothing is kept.")] = False,
+) -> None:
+    """Train the network. The same command again goes on where it stopped.
+
+    Example: alexnet train --recipe small --epochs 10 --set optimizer.rate=0.02
+    """
+    from alexnet_cli import recipes
+    from alexnet_cli.dataset.manifest import open_dataset
+    from alexnet_cli.engine import launch, training
+    from alexnet_cli.engine.loop import Limits
+
+    shortcuts = {"schedule.epochs": epochs, "optimizer.batch_size": batch_size, "optimizer.rate": lr}
+    wanted = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    chosen = recipes.chosen(recipe, wanted + (assignments or []))
+    if print_config:
+        console.result(training.described(chosen))
+        return
+    dataset = open_dataset(data)
+    place = launch.placement(device, gpus, processes)
+    config = training.config(chosen, dataset, seed, eval_every, precision, place)
+    if place.ranks > 1 and not launch.launched():
+        console.note(f"training on {place.said}")
+        raise typer.Exit(launch.relaunch(place.ranks))
+    limits = Limits(max_steps, training.seconds(max_time))
+    job = training.Job(dataset, config, limits, place)
+    signal = show(job.rehearsed() if dry_run else job.started(runs, name, resume, new), limits)
+    raise typer.Exit(128 + signal if signal else 0)
+
+
+def show(events: Iterator["Event"], limits: "Limits") -> int:
+    """Show a training as it goes; the number of the signal that stopped it, or 0."""
+    from alexnet_cli.engine.loop import Ended, Started, Step, Validated, Validating
+
+    started = next(events)
+    assert isinstance(started, Started)
+    with console.progress("training", _steps_to_do(started, limits), "steps") as bar:
+        bar.update(started.position.steps)
+        speed = _Speed(started)
+        for event in events:
+            if isinstance(event, Step):
+                left = limits.max_seconds and limits.max_seconds - event.seconds
+                bar.update(event.step, _step_line(event, speed.after(event)), left)
+            elif isinstance(event, Validating):
+                bar.update(bar.done, f"validating {event.done:,}/{event.pictures:,}", bar.left)
+            elif isinstance(event, Validated):
+                console.note(_validation_line(event))
+            elif isinstance(event, Ended):
+                bar.update(bar.done)
+                ended = event
+    best = ended.position.best_error
+    console.note(f"{ended.said}, at step {ended.position.steps:,}")
+    console.result(f"{ended.run}" + (f": lowest validation error {best:.2f} %" if best is not None else ""))
+    return ended.signal
+
+
+def _steps_to_do(started: "Started", limits: "Limits") -> int:
+    return min(started.steps_per_epoch * started.epochs, limits.max_steps or sys.maxsize)
+
+
+class _Speed:
+    """Pictures over wall time and the share of it that went on waiting for them, over the last half minute."""
+
+    def __init__(self, started: "Started") -> None:
+        self._marks = deque([(started.position.seconds, 0, 0.0)])
+        self._pictures, self._waited = 0, 0.0
+
+    def after(self, step: "Step") -> tuple[float, float]:
+        self._pictures += step.pictures
+        self._waited += step.waited
+        self._marks.append((step.seconds, self._pictures, self._waited))
+        while len(self._marks) > 2 and step.seconds - self._marks[0][0] > console.RATE_WINDOW:
+            self._marks.popleft()
+        (then, pictures, waited), (now, *_) = self._marks[0], self._marks[-1]
+        return (self._pictures - pictures) / (now - then), (self._waited - waited) / (now - then)
+
+
+def _step_line(step: "Step", speed: tuple[float, float]) -> str:
+    return (
+        f"epoch {step.epoch}  loss {step.loss:.3f}  rate {step.rate:g}  "
+        f"{speed[0]:.1f} pictures/s  waiting {100 * speed[1]:.0f} %"
+    )
+
+
+def _validation_line(event: "Validated") -> str:
+    tally = event.tally
+    top5 = f"  top-5 error {tally.top5_error:.2f} %" if event.classes > 5 else ""
+    best = "  (best)" if event.best else ""
+    return (
+        f"step {event.step:,}  {console.duration(event.seconds)}  validation: loss {tally.cross_entropy:.3f}  "
+        f"top-1 error {tally.top1_error:.2f} %{top5}{best}"
+    )

@@ -1,0 +1,139 @@
+"""Checkpoints: one safetensors file with everything that training, evaluation and prediction need.
+
+Tensors are full and unsharded, under single-device names ("conv1.weight", channels 0..n/2 are tower a); the
+velocity lies under the same names behind "velocity.", the mean image under "mean". The rest is JSON in the
+file's metadata, key "alexnet". There is no pickle in it, and no generator state, because there is none.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alexnet_cli import runs, settings
+from alexnet_cli.engine.schedule import Plateau
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.files import whole_file
+from alexnet_cli.loading.augmentation import Colours
+from alexnet_cli.network.alexnet import AlexNet
+from alexnet_cli.recipes import Recipe
+
+VELOCITY = "velocity."
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is: `step` is the next batch of `epoch` (both from 0), `steps` all that were done."""
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    """Wall time of training so far."""
+    plateau: Plateau = field(default_factory=Plateau)
+    best_error: float | None = None
+    """Lowest top-1 validation error, in percent."""
+    metrics_size: int = 0
+    """Bytes of metrics.jsonl that belong to these steps."""
+    finished: str = ""
+    """Why training ended, or empty while there is more to do."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a model was trained on: enough to prepare and to name a picture."""
+
+    classes: tuple[str, ...]
+    wnids: tuple[str | None, ...]
+    colours: Colours
+    preparation: dict[str, Any]
+    """How its pictures were decoded and resized, from the dataset's manifest."""
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    recipe: Recipe
+    subject: Subject
+    position: Position
+    weights: dict[str, Tensor]
+    velocity: dict[str, Tensor]
+    """Empty in a `best` checkpoint, which is for prediction."""
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the file whole or not at all."""
+    subject = checkpoint.subject
+    about = {
+        "format": runs.FORMAT,
+        "recipe": settings.nested(checkpoint.recipe),
+        "classes": subject.classes,
+        "wnids": subject.wnids,
+        "eigenvalues": subject.colours.eigenvalues.tolist(),
+        "eigenvectors": subject.colours.eigenvectors.tolist(),
+        "preparation": subject.preparation,
+        "dataset": subject.dataset,
+        **asdict(checkpoint.position),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in checkpoint.velocity.items()}
+    tensors["mean"] = subject.colours.mean.cpu()
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"alexnet": json.dumps(about, ensure_ascii=False)})
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; its tensors must be exactly those of its recipe, by name and shape."""
+    about = runs.checkpoint_header(path)
+    recipe = settings.restored(Recipe, about["recipe"])
+    expected = _shapes(recipe, len(about["classes"]))
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_shapes(path, expected, found)
+            tensors = {name: file.get_tensor(name) for name in found}
+    except (SafetensorError, OSError) as error:
+        raise AlexNetError(f"{path} is damaged: {error}", "use the run's previous or best checkpoint") from error
+    colours = Colours(tensors.pop("mean"), np.array(about["eigenvalues"]), np.array(about["eigenvectors"]))
+    velocity = {name: tensors.pop(VELOCITY + name) for name in expected if VELOCITY + name in tensors}
+    subject = Subject(
+        tuple(about["classes"]), tuple(about["wnids"]), colours, about["preparation"], about["dataset"]
+    )
+    fields = {name: about[name] for name in Position.__dataclass_fields__} | {
+        "plateau": Plateau(**about["plateau"])
+    }
+    return Checkpoint(recipe, subject, Position(**fields), tensors, velocity)
+
+
+def empty_model(recipe: Recipe, classes: int) -> AlexNet:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return AlexNet(recipe.network, classes)
+
+
+def model_of(checkpoint: Checkpoint, device: torch.device) -> AlexNet:
+    """The network on `device` with the checkpoint's weights."""
+    model = empty_model(checkpoint.recipe, len(checkpoint.subject.classes))
+    model.load_state_dict(checkpoint.weights, assign=True)
+    return model.requires_grad_(True).to(device)
+
+
+def _shapes(recipe: Recipe, classes: int) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in empty_model(recipe, classes).named_parameters()}
+
+
+def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    with_velocity = expected | {VELOCITY + name: shape for name, shape in expected.items()}
+    for tensors in (expected, with_velocity):
+        if found == tensors | {"mean": found.get("mean")} and len(found["mean"]) == 3:
+            return
+    wrong = sorted(name for name in set(expected) | set(found) if found.get(name) != with_velocity.get(name))
+    raise AlexNetError(
+        f"{path} does not hold the network it names: {', '.join(wrong[:3])}", "it is damaged, or was edited"
+    )

@@ -1,0 +1,311 @@
+"""The training loop: batch, forward, loss, backward, step, log, validate, save.
+
+`train` is a generator of what happens; showing it is the caller's business. The same code runs on one CPU, one
+GPU or many ranks: with one rank the exchanges are skipped.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alexnet_cli.dataset.manifest import Dataset
+from alexnet_cli.engine import checkpoint as checkpoints
+from alexnet_cli.engine import optimizer
+from alexnet_cli.engine.checkpoint import Checkpoint, Position, Subject
+from alexnet_cli.engine.evaluation import Tally, tallies
+from alexnet_cli.engine.parallel import Ranks
+from alexnet_cli.engine.prediction import NetworkClassifier, autocast
+from alexnet_cli.engine.signals import Stop
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.augmentation import Colours
+from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead
+from alexnet_cli.loading.plan import Plan
+from alexnet_cli.network.alexnet import AlexNet, initialise
+from alexnet_cli.runs import Run, cut_metrics
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where this call ends, short of the schedule's own end."""
+
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    save_seconds: float = 600.0
+    """Checkpoints are saved this often, and at each validation."""
+
+
+@dataclass(frozen=True)
+class Started:
+    position: Position
+    steps_per_epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Step:
+    epoch: int
+    """From 1, as people count."""
+    step: int
+    """Of the whole run, from 1."""
+    loss: float
+    rate: float
+    pictures: int
+    seconds: float = 0.0
+    """Wall time of the run so far."""
+    waited: float = 0.0
+    """Seconds of this step spent waiting for its batch."""
+
+
+@dataclass(frozen=True)
+class Validating:
+    done: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Validated:
+    step: int
+    tally: Tally
+    classes: int
+    best: bool
+    plateaus: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    path: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    run: Path
+    said: str
+    signal: int
+    position: Position
+
+
+EVERY_STEP_UNTIL = 1000
+"""Steps that are all logged."""
+
+Event = Started | Step | Validating | Validated | Saved | Ended
+
+
+def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, threads: int) -> Iterator[Event]:
+    """Train `run` from where it stands until its schedule ends, a limit is reached or `stop` is asked for."""
+    recipe = run.config.recipe
+    plan = Plan(len(dataset.splits["train"].index), recipe.optimizer.batch_size, run.config.seed)
+    validate_every = max(1, round(run.config.eval_every * plan.steps))
+    with Reader(dataset.splits["train"]) as reader, _Session(run, dataset, ranks, threads) as session:
+        model, velocity = session.model, session.velocity
+        replicas = ranks.wrapped(model)
+        build = TrainingBatches(
+            reader,
+            plan,
+            recipe,
+            session.subject.colours,
+            run.config.seed,
+            ranks.rank,
+            ranks.size,
+            ranks.device,
+        )
+        places = _places(session.position, plan.steps, recipe.schedule.epochs)
+        yield Started(session.position, plan.steps, recipe.schedule.epochs)
+        with closing(ahead(build, places, threads)) as batches:
+            while not (end := _end(session, limits, stop)):
+                position = session.position
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - asked
+
+                model.train()
+                with autocast(ranks.device, run.config.precision):
+                    logits = replicas(batch.pixels, batch.masks)
+                losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+                pictures = plan.pictures_in(position.step)
+                loss = (losses * batch.weights).sum() / pictures
+                torch.autograd.backward(
+                    loss * ranks.size
+                )  # the ranks' gradients are averaged; the loss is their sum
+                value = _finite(ranks.summed(loss.detach()).item(), position)
+
+                rate = position.plateau.rate(recipe.optimizer.rate, recipe.schedule)
+                table = optimizer.rows(velocity, recipe.optimizer, rate)
+                optimizer.update(model, velocity, table, recipe.optimizer.momentum)
+
+                session.advance(plan.steps)
+                yield session.log(
+                    Step(position.epoch + 1, position.steps + 1, value, rate, pictures, waited=waited)
+                )
+                if session.position.steps % validate_every == 0:
+                    yield from session.validate(judge=True)
+                    yield session.save()
+                elif ranks.any(session.save_due(limits)):
+                    yield session.save()
+
+        session.position = replace(session.position, finished=end.finished)
+        yield session.save()
+        if not stop.signal and session.position.steps % validate_every:
+            # For the reader, not for the schedule: a continuation forgets it, as if the run had not paused here.
+            yield from session.validate(judge=False)
+        yield Ended(run.root, end.said, stop.signal, session.position)
+
+
+class _Session:
+    """What a run holds while it trains: the model and its velocity, its position, its log and its clock."""
+
+    def __init__(self, run: Run, dataset: Dataset, ranks: Ranks, threads: int) -> None:
+        self.run, self.dataset, self.ranks, self.threads = run, dataset, ranks, threads
+        saved = _newest_checkpoint(run)
+        if saved is None:
+            self.position, self.subject = Position(), _subject(dataset)
+            self.model = AlexNet(run.config.recipe.network, len(dataset.classes))
+            initialise(self.model, run.config.recipe.network, run.config.seed)
+            self.velocity = optimizer.still(self.model)
+        else:
+            self.position, self.subject = saved.position, saved.subject
+            self.model, self.velocity = checkpoints.model_of(saved, torch.device("cpu")), saved.velocity
+        self.model.to(ranks.device)
+        self.velocity = {name: v.to(ranks.device) for name, v in self.velocity.items()}
+        self.subject = replace(self.subject, colours=self.subject.colours.on(ranks.device))
+        self._started = self._saved = time.monotonic()
+        self._seconds_before = self.position.seconds
+
+    def __enter__(self) -> "_Session":
+        if self.ranks.rank == 0:
+            cut_metrics(self.run, self.position.metrics_size)
+            self._metrics = self.run.metrics.open("ab")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.ranks.rank == 0:
+            self._metrics.close()
+
+    def seconds(self) -> float:
+        """Wall time of the run, over all its parts."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def advance(self, steps_per_epoch: int) -> None:
+        epoch, step = divmod(self.position.epoch * steps_per_epoch + self.position.step + 1, steps_per_epoch)
+        self.position = replace(self.position, epoch=epoch, step=step, steps=self.position.steps + 1)
+
+    def log(self, step: Step) -> Step:
+        """Every step at first, each tenth later: a pure function of the step, so a resumed log is the same."""
+        step = replace(step, seconds=self.seconds())
+        if step.step <= EVERY_STEP_UNTIL or step.step % 10 == 0:
+            self._write("step", asdict(step))
+        return step
+
+    def validate(self, judge: bool) -> Iterator[Event]:
+        """Errors on the validation split; `judge` lets the schedule know of them."""
+        split = self.dataset.splits.get("val")
+        if split is None:
+            return
+        recipe, position = self.run.config.recipe, self.position
+        mean = self.subject.colours.mean
+        classifier = NetworkClassifier(self.model, mean, 1, self.ranks.device, self.run.config.precision)
+        for tally in tallies(classifier, split, self.ranks, self.threads):
+            yield Validating(tally.pictures, len(split.index))
+        error = tally.top1_error
+        best = position.best_error is None or error < position.best_error
+        if judge:
+            position = replace(position, plateau=position.plateau.after(error, recipe.schedule))
+        self.position = replace(position, best_error=error if best else position.best_error)
+        if best and self.ranks.rank == 0:
+            checkpoints.save(self.run.best, self._checkpoint(velocity=False))
+        event = Validated(
+            position.steps, tally, len(self.dataset.classes), best, position.plateau.count, self.seconds()
+        )
+        self._write("validation", asdict(event))
+        yield event
+
+    def save_due(self, limits: Limits) -> bool:
+        return time.monotonic() - self._saved >= limits.save_seconds
+
+    def save(self) -> Saved:
+        """Write `last`, keeping the one before as `previous`."""
+        run, size = self.run, 0
+        if self.ranks.rank == 0:
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+            size = self._metrics.tell()
+        self.position = replace(self.position, seconds=self.seconds(), metrics_size=size)
+        if self.ranks.rank == 0:
+            if run.last.exists():
+                run.previous.unlink(missing_ok=True)
+                os.link(run.last, run.previous)
+            checkpoints.save(run.last, self._checkpoint(velocity=True))
+        self.ranks.wait()
+        self._saved = time.monotonic()
+        return Saved(run.last)
+
+    def _checkpoint(self, velocity: bool) -> Checkpoint:
+        weights: dict[str, Tensor] = dict(self.model.named_parameters())
+        moving = self.velocity if velocity else {}
+        return Checkpoint(self.run.config.recipe, self.subject, self.position, weights, moving)
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        if self.ranks.rank == 0:
+            self._metrics.write(json.dumps({"kind": kind, **values}).encode() + b"\n")
+            self._metrics.flush()
+
+
+@dataclass(frozen=True)
+class _End:
+    said: str
+    finished: str = ""
+
+
+def _end(session: _Session, limits: Limits, stop: Stop) -> _End | None:
+    """Why to stop before the next step, if there is a reason; all ranks give the same answer."""
+    position, schedule = session.position, session.run.config.recipe.schedule
+    if session.ranks.any(bool(stop.signal)):
+        return _End("stopped by a signal")
+    if position.plateau.ended(schedule):
+        return _End("the validation error stopped improving", "plateau")
+    if position.epoch >= schedule.epochs:
+        return _End(f"all {schedule.epochs} epochs are done", "epochs")
+    if limits.max_steps is not None and position.steps >= limits.max_steps:
+        return _End(f"{limits.max_steps} steps are done")
+    if session.ranks.any(limits.max_seconds is not None and session.seconds() >= limits.max_seconds):
+        return _End(f"the time is up after {session.seconds() / 60:.1f} minutes")
+    return None
+
+
+def _places(start: Position, steps_per_epoch: int, epochs: int) -> Iterator[tuple[int, int]]:
+    """(epoch, step) of every batch still to come."""
+    first = start.epoch * steps_per_epoch + start.step
+    return (divmod(n, steps_per_epoch) for n in range(first, epochs * steps_per_epoch))
+
+
+def _finite(loss: float, position: Position) -> float:
+    if not math.isfinite(loss):
+        raise AlexNetError(
+            f"the loss became {loss} at step {position.steps + 1}",
+            "the update was not made and the last checkpoint is as it was; try a lower rate, --lr",
+        )
+    return loss
+
+
+def _newest_checkpoint(run: Run) -> Checkpoint | None:
+    return checkpoints.load(run.last) if run.last.exists() else None
+
+
+def _subject(dataset: Dataset) -> Subject:
+    colours = Colours(torch.from_numpy(np.array(dataset.mean)), dataset.eigenvalues, dataset.eigenvectors)
+    preparation = {key: dataset.manifest[key] for key in ("size", "filter", "encoding", "decoder")}
+    return Subject(dataset.classes, dataset.wnids, colours, preparation, dataset.fingerprint)

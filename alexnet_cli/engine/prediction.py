@@ -1,0 +1,81 @@
+"""From pictures to probabilities: the door through which everything that classifies passes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_cli.dataset.images import PictureError, load_square
+from alexnet_cli.engine.checkpoint import Checkpoint, model_of
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.augmentation import cut, evaluation_views
+from alexnet_cli.network.alexnet import AlexNet
+from alexnet_cli.runs import Precision
+
+Classifier = Callable[[Tensor], Tensor]
+"""uint8 pictures (B, 3, 256, 256) → probabilities (B, classes), float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class NetworkClassifier:
+    """The network on the centre patch, or the softmax outputs of ten patches averaged (paper §4.1)."""
+
+    model: AlexNet
+    mean: Tensor
+    crops: int
+    device: torch.device
+    precision: Precision = "fp32"
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        was_training = self.model.training
+        self.model.eval()
+        pictures, views = pictures.to(self.device), evaluation_views(self.crops, len(pictures))
+        total = torch.zeros(())
+        for view in views:
+            with autocast(self.device, self.precision):
+                logits = self.model(cut(pictures, self.mean, view))
+            total = total + logits.float().softmax(1).cpu()
+        self.model.train(was_training)
+        return total / len(views)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def classifier(checkpoint: Checkpoint, crops: int, device: torch.device) -> NetworkClassifier:
+    model = model_of(checkpoint, device).eval()
+    return NetworkClassifier(model, checkpoint.subject.colours.mean.to(device), crops, device)
+
+
+class Predictor:
+    """Names pictures from files, which are decoded and resized as the training pictures were."""
+
+    def __init__(self, checkpoint: Checkpoint, crops: int, device: torch.device) -> None:
+        self.subject = checkpoint.subject
+        self.classify = classifier(checkpoint, crops, device)
+
+    def top(self, path: Path, count: int) -> list[dict[str, Any]]:
+        """The `count` most probable classes, best first; of equals, the lower label."""
+        try:
+            square = load_square(path.read_bytes())
+        except OSError as error:
+            raise AlexNetError(f"{path} cannot be read: {error.strerror}", "give picture files") from error
+        except PictureError as error:
+            raise AlexNetError(
+                f"{path} cannot be used: {error}", "give a whole JPEG, PNG or other picture"
+            ) from error
+        probabilities, labels = self.classify(square[None])[0].sort(descending=True, stable=True)
+        return [
+            {
+                "label": label,
+                "name": self.subject.classes[label],
+                "wnid": self.subject.wnids[label],
+                "probability": probability,
+            }
+            for probability, label in zip(probabilities.tolist()[:count], labels.tolist()[:count], strict=True)
+        ]

@@ -1,0 +1,35 @@
+"""A polite stop: the first SIGINT or SIGTERM is noted for the loop to act on, a second SIGINT quits at once."""
+
+import os
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Stop:
+    """While entered, `signal` becomes the number of the signal that asked this process to stop."""
+
+    signal: int = 0
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._asked_at = 0.0
+
+    def __enter__(self) -> "Stop":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        # A terminal and a launcher may both pass on one Ctrl-C: within a second they count as the same.
+        again = self.signal == number == signal.SIGINT and time.monotonic() - self._asked_at > 1
+        if again:
+            os._exit(128 + number)
+        self.signal, self._asked_at = number, time.monotonic()

@@ -1,0 +1,213 @@
+"""Run directories: what a run is, where it lies, and that only one process writes it.
+
+    runs/<name>/config.json        what the run is, resolved; versions and command line beside it
+    runs/<name>/metrics.jsonl      one JSON object a line: steps and validations
+    runs/<name>/last.safetensors   the newest checkpoint, previous.safetensors the one before
+    runs/<name>/best.safetensors   the one with the lowest validation error
+
+This page needs no torch: what it knows of checkpoints it reads from the JSON at their beginning.
+"""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet_cli import settings
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.files import read_json, write_json
+from alexnet_cli.recipes import Recipe
+
+FORMAT = 1
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a bit-equal continuation needs to have in common; fixed when the run starts."""
+
+    device: str = "cpu"
+    ranks: int = 1
+    threads: int = 1
+    """Arithmetic threads of each rank on a CPU."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What makes two runs the same run, apart from how far they went."""
+
+    recipe: Recipe
+    dataset: str
+    """Fingerprint of the dataset directory."""
+    seed: int = 1
+    eval_every: float = 1.0
+    """Epochs."""
+    precision: Precision = "fp32"
+    machine: Machine = field(default_factory=Machine)
+
+    def same_training(self, other: "Config") -> bool:
+        """Whether one continues the other: everything but the machine agrees."""
+        return not [name for name, _, _ in settings.differences(self, other) if not name.startswith("machine.")]
+
+
+@dataclass(frozen=True)
+class Run:
+    root: Path
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def last(self) -> Path:
+        return self.root / "last.safetensors"
+
+    @property
+    def previous(self) -> Path:
+        return self.root / "previous.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best.safetensors"
+
+    def state(self) -> dict[str, Any] | None:
+        """What the newest checkpoint says of itself, or None before the first."""
+        return checkpoint_header(self.last) if self.last.exists() else None
+
+    def finished(self) -> bool:
+        state = self.state()
+        return state is not None and bool(state["finished"])
+
+
+def checkpoint_header(path: Path) -> dict[str, Any]:
+    """The JSON metadata of one of our checkpoints, read without its tensors."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size:
+                raise ValueError("it is cut short")
+            header = json.loads(file.read(size))
+        found = json.loads(header["__metadata__"]["alexnet"])
+    except FileNotFoundError:
+        raise AlexNetError(f"there is no file {path}", "give a run directory or a checkpoint") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AlexNetError(
+            f"{path} is not a checkpoint of alexnet ({error})",
+            "give a run directory, or one of its .safetensors files",
+        ) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise AlexNetError(f"{path} has a checkpoint format this version does not know", "update alexnet-cli")
+    return found
+
+
+def open_run(root: Path) -> Run:
+    if not (root / "config.json").exists():
+        raise AlexNetError(f"{root} is not a run directory", "`alexnet train` makes one under runs/")
+    stored = read_json(root / "config.json")
+    if stored.get("format") != FORMAT:
+        raise AlexNetError(f"the run {root} has a format this version does not know", "update alexnet-cli")
+    return Run(root, settings.restored(Config, stored["config"]))
+
+
+def all_runs(folder: Path) -> list[Run]:
+    """The runs in a folder, newest first; what is no run is passed over."""
+    configs = [path for path in folder.glob("*/config.json") if not path.parent.name.startswith(".")]
+    configs.sort(key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)
+    return [open_run(path.parent) for path in configs]
+
+
+def create_run(folder: Path, name: str | None, config: Config, about: dict[str, Any]) -> Run:
+    """A new run directory; `about` is for people: command line, versions, host."""
+    root = folder / (name or _free_name(folder, config.recipe.name))
+    if (root / "config.json").exists():
+        raise AlexNetError(
+            f"the run {root} exists already", "choose another --name, or go on with it: --resume " + str(root)
+        )
+    write_json(root / "config.json", {"format": FORMAT, "config": settings.nested(config), "about": about})
+    return Run(root, config)
+
+
+def _free_name(folder: Path, stem: str) -> str:
+    """paper-1, paper-2, … — one above the highest number in use."""
+    pattern = re.compile(re.escape(stem) + r"-(\d+)")
+    used = [int(m[1]) for path in folder.glob(f"{stem}-*") if (m := pattern.fullmatch(path.name))]
+    return f"{stem}-{max(used, default=0) + 1}"
+
+
+def unfinished(folder: Path, config: Config) -> Run | None:
+    """The newest run that `config` goes on with: same training, not finished, written by nobody now."""
+    for run in all_runs(folder):
+        if run.config.same_training(config) and not run.finished() and not is_locked(run):
+            return run
+    return None
+
+
+def newest_model(folder: Path) -> Path:
+    """The best checkpoint of the newest run that has one."""
+    for run in all_runs(folder):
+        for path in (run.best, run.last):
+            if path.exists():
+                return path
+    raise AlexNetError(
+        f"there is no trained run in {folder}", "train one with `alexnet train`, or name a checkpoint file"
+    )
+
+
+def model_file(given: Path) -> Path:
+    """The checkpoint that a run directory or a file name means."""
+    if not given.is_dir():
+        return given
+    run = open_run(given)
+    for path in (run.best, run.last):
+        if path.exists():
+            return path
+    raise AlexNetError(f"the run {given} has no checkpoint yet", "let it train until its first validation")
+
+
+@contextmanager
+def locked(run: Run, writer: bool = True) -> Iterator[None]:
+    """Hold the run for writing; the kernel lets go of the lock however the process ends.
+
+    Of several ranks only the `writer` holds it.
+    """
+    if not writer:
+        yield
+        return
+    with (run.root / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlexNetError(
+                f"the run {run.root} is being trained by another process",
+                "stop that one, or start another with --new",
+            ) from None
+        yield
+
+
+def is_locked(run: Run) -> bool:
+    try:
+        with locked(run):
+            return False
+    except AlexNetError:
+        return True
+
+
+def cut_metrics(run: Run, size: int) -> None:
+    """Forget the lines that were written after the checkpoint from which a run goes on."""
+    if run.metrics.exists():
+        os.truncate(run.metrics, min(size, run.metrics.stat().st_size))
+
+
+def read_metrics(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()] if run.metrics.exists() else []
