@@ -42,7 +42,7 @@ def _options(
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    raise AlexNetError("stopped", "the same command again goes on where it stopped", exit_code=128 + number)
+    raise AlexNetError("stopped", exit_code=128 + number)
 
 
 def main() -> None:

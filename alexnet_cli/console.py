@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,9 +28,15 @@ def _quiet() -> bool:
 
 
 def _console(stderr: bool) -> "Console":
+    """One console for each stream, so that what is said while a bar is shown goes above it."""
+    return _made(stderr, _quiet())
+
+
+@lru_cache
+def _made(stderr: bool, quiet: bool) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, quiet=_quiet(), emoji=False, markup=False)
+    return Console(stderr=stderr, highlight=False, quiet=quiet, emoji=False, markup=False)
 
 
 def escaped(text: object) -> str:

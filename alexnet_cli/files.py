@@ -32,11 +32,12 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success flush it to disk and rename it into place.
 
     A reader sees the old file or the whole new one, also after `kill -9` or a power cut. On an error the
-    temporary file is removed and `path` is untouched.
+    temporary file is removed and `path` is untouched. With `keep` the old file takes that name; for an instant
+    between the two renames it is there and `path` is not.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
@@ -45,6 +46,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                path.replace(keep)
             temporary.replace(path)
             folder = os.open(path.parent, os.O_RDONLY)
             try:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -82,8 +82,11 @@ class Run:
         return self.root / "best.safetensors"
 
     def state(self) -> dict[str, Any] | None:
-        """What the newest checkpoint says of itself, or None before the first."""
-        return checkpoint_header(self.last) if self.last.exists() else None
+        """What the newest readable checkpoint says of itself, or None before the first."""
+        for path in (self.last, self.previous):
+            with suppress(AlexNetError):
+                return checkpoint_header(path)
+        return None
 
     def finished(self) -> bool:
         state = self.state()
@@ -121,10 +124,14 @@ def open_run(root: Path) -> Run:
 
 
 def all_runs(folder: Path) -> list[Run]:
-    """The runs in a folder, newest first; what is no run is passed over."""
+    """The runs in a folder, newest first; what is no run, or one of another version, is passed over."""
     configs = [path for path in folder.glob("*/config.json") if not path.parent.name.startswith(".")]
     configs.sort(key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)
-    return [open_run(path.parent) for path in configs]
+    found = []
+    for path in configs:
+        with suppress(AlexNetError):
+            found.append(open_run(path.parent))
+    return found
 
 
 def create_run(folder: Path, name: str | None, config: Config, about: dict[str, Any]) -> Run:

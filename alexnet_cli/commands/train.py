@@ -1,8 +1,8 @@
 """`alexnet train`: a recipe on a dataset becomes a run directory."""
 
-import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ from alexnet_cli import console
 from alexnet_cli.options import Data, Device, Gpus, Processes, Runs, Settings
 
 if TYPE_CHECKING:
-    from alexnet_cli.engine.loop import Event, Limits, Started, Step, Validated
+    from alexnet_cli.engine.loop import Ended, Event, Started, Step, Validated
 
 
 def train(
@@ -62,26 +62,31 @@ def train(
     place = launch.placement(device, gpus, processes)
     config = training.config(chosen, dataset, seed, eval_every, precision, place)
     if place.ranks > 1 and not launch.launched():
-        console.note(f"training on {place.said}")
         raise typer.Exit(launch.relaunch(place.ranks))
     limits = Limits(max_steps, training.seconds(max_time))
     job = training.Job(dataset, config, limits, place)
-    signal = show(job.rehearsed() if dry_run else job.started(runs, name, resume, new), limits)
-    raise typer.Exit(128 + signal if signal else 0)
+    ended = show(job.rehearsed() if dry_run else job.started(runs, name, resume, new), place.said)
+    console.result(_dry_result(ended) if dry_run else _result(ended))
+    raise typer.Exit(128 + ended.signal if ended.signal else 0)
 
 
-def show(events: Iterator["Event"], limits: "Limits") -> int:
-    """Show a training as it goes; the number of the signal that stopped it, or 0."""
-    from alexnet_cli.engine.loop import Ended, Started, Step, Validated, Validating
+def show(events: Iterator["Event"], where: str) -> "Ended":
+    """Show a training as it goes."""
+    from alexnet_cli.engine.loop import Ended, Note, Started, Step, Validated, Validating
 
-    started = next(events)
-    assert isinstance(started, Started)
-    with console.progress("training", _steps_to_do(started, limits), "steps") as bar:
-        bar.update(started.position.steps)
-        speed = _Speed(started)
+    ended = None
+    with ExitStack() as shown:
         for event in events:
-            if isinstance(event, Step):
-                left = limits.max_seconds and limits.max_seconds - event.seconds
+            if isinstance(event, Note):
+                console.note(event.text)
+            elif isinstance(event, Started):
+                begun = f", from step {event.position.steps:,}" if event.position.steps else ""
+                console.note(f"training {event.run} on {where}{begun}")
+                bar = shown.enter_context(console.progress("training", event.steps, "steps"))
+                bar.update(event.position.steps)
+                speed, most = _Speed(event), event.max_seconds
+            elif isinstance(event, Step):
+                left = most and most - event.seconds
                 bar.update(event.step, _step_line(event, speed.after(event)), left)
             elif isinstance(event, Validating):
                 bar.update(bar.done, f"validating {event.done:,}/{event.pictures:,}", bar.left)
@@ -90,14 +95,18 @@ def show(events: Iterator["Event"], limits: "Limits") -> int:
             elif isinstance(event, Ended):
                 bar.update(bar.done)
                 ended = event
-    best = ended.position.best_error
+    assert ended is not None
     console.note(f"{ended.said}, at step {ended.position.steps:,}")
-    console.result(f"{ended.run}" + (f": lowest validation error {best:.2f} %" if best is not None else ""))
-    return ended.signal
+    return ended
 
 
-def _steps_to_do(started: "Started", limits: "Limits") -> int:
-    return min(started.steps_per_epoch * started.epochs, limits.max_steps or sys.maxsize)
+def _result(ended: "Ended") -> str:
+    best = ended.position.best_error
+    return f"{ended.run}" + (f": lowest validation error {best:.2f} %" if best is not None else "")
+
+
+def _dry_result(ended: "Ended") -> str:
+    return "stopped" if ended.signal else "one batch of everything works; nothing was kept"
 
 
 class _Speed:
@@ -126,9 +135,7 @@ def _step_line(step: "Step", speed: tuple[float, float]) -> str:
 
 def _validation_line(event: "Validated") -> str:
     tally = event.tally
-    top5 = f"  top-5 error {tally.top5_error:.2f} %" if event.classes > 5 else ""
-    best = "  (best)" if event.best else ""
-    return (
-        f"step {event.step:,}  {console.duration(event.seconds)}  validation: loss {tally.cross_entropy:.3f}  "
-        f"top-1 error {tally.top1_error:.2f} %{top5}{best}"
-    )
+    top5 = f", top-5 {tally.top5_error:.2f} %" if event.classes > 5 else ""
+    best = "  best" if event.best else ""
+    when = f"step {event.step:,}  {console.duration(event.seconds)}"
+    return f"{when}  val loss {tally.cross_entropy:.3f}  errors: top-1 {tally.top1_error:.2f} %{top5}{best}"

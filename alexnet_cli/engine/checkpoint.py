@@ -67,8 +67,8 @@ class Checkpoint:
     """Empty in a `best` checkpoint, which is for prediction."""
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file whole or not at all."""
+def save(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
+    """Write the file whole or not at all; what was there before is kept under another name."""
     subject = checkpoint.subject
     about = {
         "format": runs.FORMAT,
@@ -84,7 +84,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in checkpoint.velocity.items()}
     tensors["mean"] = subject.colours.mean.cpu()
-    with whole_file(path) as temporary:
+    with whole_file(path, keep) as temporary:
         save_file(tensors, temporary, metadata={"alexnet": json.dumps(about, ensure_ascii=False)})
 
 
@@ -109,6 +109,20 @@ def load(path: Path) -> Checkpoint:
         "plateau": Plateau(**about["plateau"])
     }
     return Checkpoint(recipe, subject, Position(**fields), tensors, velocity)
+
+
+def newest(run: runs.Run) -> Checkpoint | None:
+    """Where a run goes on: its last checkpoint, or the one before if that is damaged; None before the first."""
+    problem = None
+    for path in (run.last, run.previous):
+        if path.exists():
+            try:
+                return load(path)
+            except AlexNetError as error:
+                problem = problem or error
+    if problem is not None:
+        raise problem
+    return None
 
 
 def empty_model(recipe: Recipe, classes: int) -> AlexNet:

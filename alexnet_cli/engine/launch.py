@@ -2,6 +2,7 @@
 
 import os
 import sys
+import uuid
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,8 @@ def placement(device: str | None, gpus: str | None, processes: int | None) -> Pl
     if device is not None and device not in DEVICES:
         raise AlexNetError(f"there is no device '{device}'", f"it is one of {', '.join(DEVICES)}")
     if launched():
-        kind = device or _best_device()
-        return Placement(kind, int(os.environ["WORLD_SIZE"]), f"{kind}, started by a launcher")
+        kind, ranks = device or _best_device(), int(os.environ["WORLD_SIZE"])
+        return Placement(kind, ranks, f"{ranks} × {kind}")
     if device == "cpu" or (device is None and gpus is None and _best_device() == "cpu"):
         count = processes or _gpu_count(gpus) or 1
         return Placement("cpu", count, "the CPU" + (f" with {count} processes" if count > 1 else ""))
@@ -84,6 +85,7 @@ def relaunch(ranks: int) -> int:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",  # a free port
         max_restarts=0,

@@ -7,6 +7,7 @@ GPU or many ranks: with one rank the exchanges are skipped.
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -47,10 +48,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something the user should know."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Started:
+    run: Path
     position: Position
-    steps_per_epoch: int
-    epochs: int
+    steps: int
+    """Where this call ends at the latest, counted over the whole run."""
+    max_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class Ended:
 EVERY_STEP_UNTIL = 1000
 """Steps that are all logged."""
 
-Event = Started | Step | Validating | Validated | Saved | Ended
+Event = Note | Started | Step | Validating | Validated | Saved | Ended
 
 
 def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, threads: int) -> Iterator[Event]:
@@ -111,18 +121,11 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
     with Reader(dataset.splits["train"]) as reader, _Session(run, dataset, ranks, threads) as session:
         model, velocity = session.model, session.velocity
         replicas = ranks.wrapped(model)
-        build = TrainingBatches(
-            reader,
-            plan,
-            recipe,
-            session.subject.colours,
-            run.config.seed,
-            ranks.rank,
-            ranks.size,
-            ranks.device,
-        )
+        colours, seed = session.subject.colours, run.config.seed
+        build = TrainingBatches(reader, plan, recipe, colours, seed, ranks.rank, ranks.size, ranks.device)
         places = _places(session.position, plan.steps, recipe.schedule.epochs)
-        yield Started(session.position, plan.steps, recipe.schedule.epochs)
+        steps = min(plan.steps * recipe.schedule.epochs, limits.max_steps or sys.maxsize)
+        yield Started(run.root, session.position, steps, limits.max_seconds)
         with closing(ahead(build, places, threads)) as batches:
             while not (end := _end(session, limits, stop)):
                 position = session.position
@@ -136,9 +139,7 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
                 pictures = plan.pictures_in(position.step)
                 loss = (losses * batch.weights).sum() / pictures
-                torch.autograd.backward(
-                    loss * ranks.size
-                )  # the ranks' gradients are averaged; the loss is their sum
+                torch.autograd.backward(loss * ranks.size)  # ranks average gradients; the loss is their sum
                 value = _finite(ranks.summed(loss.detach()).item(), position)
 
                 rate = position.plateau.rate(recipe.optimizer.rate, recipe.schedule)
@@ -146,9 +147,8 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 optimizer.update(model, velocity, table, recipe.optimizer.momentum)
 
                 session.advance(plan.steps)
-                yield session.log(
-                    Step(position.epoch + 1, position.steps + 1, value, rate, pictures, waited=waited)
-                )
+                done = Step(position.epoch + 1, position.steps + 1, value, rate, pictures, waited=waited)
+                yield session.log(done)
                 if session.position.steps % validate_every == 0:
                     yield from session.validate(judge=True)
                     yield session.save()
@@ -157,7 +157,7 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
 
         session.position = replace(session.position, finished=end.finished)
         yield session.save()
-        if not stop.signal and session.position.steps % validate_every:
+        if not end.stopped and session.position.steps % validate_every:
             # For the reader, not for the schedule: a continuation forgets it, as if the run had not paused here.
             yield from session.validate(judge=False)
         yield Ended(run.root, end.said, stop.signal, session.position)
@@ -168,7 +168,7 @@ class _Session:
 
     def __init__(self, run: Run, dataset: Dataset, ranks: Ranks, threads: int) -> None:
         self.run, self.dataset, self.ranks, self.threads = run, dataset, ranks, threads
-        saved = _newest_checkpoint(run)
+        saved = checkpoints.newest(run)
         if saved is None:
             self.position, self.subject = Position(), _subject(dataset)
             self.model = AlexNet(run.config.recipe.network, len(dataset.classes))
@@ -245,10 +245,7 @@ class _Session:
             size = self._metrics.tell()
         self.position = replace(self.position, seconds=self.seconds(), metrics_size=size)
         if self.ranks.rank == 0:
-            if run.last.exists():
-                run.previous.unlink(missing_ok=True)
-                os.link(run.last, run.previous)
-            checkpoints.save(run.last, self._checkpoint(velocity=True))
+            checkpoints.save(run.last, self._checkpoint(velocity=True), keep=run.previous)
         self.ranks.wait()
         self._saved = time.monotonic()
         return Saved(run.last)
@@ -268,13 +265,14 @@ class _Session:
 class _End:
     said: str
     finished: str = ""
+    stopped: bool = False
 
 
 def _end(session: _Session, limits: Limits, stop: Stop) -> _End | None:
     """Why to stop before the next step, if there is a reason; all ranks give the same answer."""
     position, schedule = session.position, session.run.config.recipe.schedule
     if session.ranks.any(bool(stop.signal)):
-        return _End("stopped by a signal")
+        return _End("stopped by a signal", stopped=True)
     if position.plateau.ended(schedule):
         return _End("the validation error stopped improving", "plateau")
     if position.epoch >= schedule.epochs:
@@ -299,10 +297,6 @@ def _finite(loss: float, position: Position) -> float:
             "the update was not made and the last checkpoint is as it was; try a lower rate, --lr",
         )
     return loss
-
-
-def _newest_checkpoint(run: Run) -> Checkpoint | None:
-    return checkpoints.load(run.last) if run.last.exists() else None
 
 
 def _subject(dataset: Dataset) -> Subject:

@@ -11,12 +11,12 @@ from typing import Any, get_args
 
 import torch
 
-from alexnet_cli import __version__, console, settings
+from alexnet_cli import __version__, settings
 from alexnet_cli import runs as run_directories
 from alexnet_cli.dataset.manifest import Dataset, Split
 from alexnet_cli.engine import parallel
 from alexnet_cli.engine.launch import Placement, threads_per_rank
-from alexnet_cli.engine.loop import Event, Limits, train
+from alexnet_cli.engine.loop import Event, Limits, Note, train
 from alexnet_cli.engine.signals import Stop
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.loader import threads
@@ -68,7 +68,6 @@ class Job:
         ranks = parallel.join(self.place.device)
         chosen = self._chosen(folder, name, resume, new) if ranks.rank == 0 else None
         run = run_directories.open_run(Path(ranks.told(str(chosen.root) if chosen else "")))
-        console.note(f"training {run.root} on {self.place.said}")
         yield from self._trained(run, self.dataset, ranks, self.limits)
 
     def rehearsed(self) -> Iterator[Event]:
@@ -111,7 +110,7 @@ class Job:
             torch.set_num_threads(before.threads)
         else:
             torch.set_num_threads(here.threads)
-            console.note(
+            yield Note(
                 f"the run began on {before.ranks} × {before.device} and goes on with "
                 f"{here.ranks} × {here.device}: equal to rounding, not bit for bit"
             )
