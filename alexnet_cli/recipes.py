@@ -163,14 +163,20 @@ def checked(recipe: Recipe) -> Recipe:
         "network.normalization.size",
         "must be 0 (none) or an odd number",
     )
+    need(net.normalization.alpha >= 0, "network.normalization.alpha", "must not be negative")
+    need(net.normalization.k > 0, "network.normalization.k", "must be above 0")
     need(recipe.augmentation.colour_noise >= 0, "augmentation.colour_noise", "must not be negative")
     need(optimizer.rate >= 0, "optimizer.rate", "must not be negative")
+    need(optimizer.bias_rate >= 0, "optimizer.bias_rate", "must not be negative")
+    need(optimizer.decay >= 0, "optimizer.decay", "must not be negative")
+    need(optimizer.bias_decay >= 0, "optimizer.bias_decay", "must not be negative")
     need(optimizer.batch_size >= 1, "optimizer.batch_size", "must be at least 1")
     need(0 <= optimizer.momentum < 1, "optimizer.momentum", "must be at least 0 and below 1")
     need(schedule.epochs >= 1, "schedule.epochs", "must be at least 1")
     need(schedule.drop > 1, "schedule.drop", "must be above 1")
     need(schedule.drops >= 0, "schedule.drops", "must not be negative")
     need(schedule.patience >= 1, "schedule.patience", "must be at least 1")
+    need(schedule.threshold >= 0, "schedule.threshold", "must not be negative")
     return recipe
 
 

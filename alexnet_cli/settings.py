@@ -1,8 +1,8 @@
 """Settings by dotted name: reading `--set key=value`, and the differences between two recipes."""
 
-import ast
 import difflib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -88,17 +88,24 @@ def _parsed(kind: Any, value: str, key: str) -> Any:
     if kind is str:
         return value
     try:
-        parsed = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
-    except (ValueError, SyntaxError):
-        parsed = None
-    if kind is float and type(parsed) is int:
-        parsed = float(parsed)
-    if type(parsed) is not kind:
-        raise AlexNetError(f"--set {key}={value}: not {_NOUNS[kind]}", f"give {_NOUNS[kind]}")
-    return parsed
+        return _READERS[kind](value)
+    except (ValueError, KeyError):
+        raise AlexNetError(f"--set {key}={value}: not {_NOUNS[kind]}", f"give {_NOUNS[kind]}") from None
+
+
+def _finite(value: str) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _truth(value: str) -> bool:
+    return {"true": True, "false": False}[value.lower()]
 
 
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false"}
+_READERS: dict[Any, Callable[[str], Any]] = {int: int, float: _finite, bool: _truth}
 
 
 def differences(ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:

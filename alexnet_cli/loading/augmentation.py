@@ -67,7 +67,8 @@ def colour_noise(
     # The printed formula only makes sense for pixels in [0, 1]: λ/255², and the noise times 255 again.
     printed = recipe.colour_scale == "eigenvalue"
     strengths = colours.eigenvalues / 255 if printed else np.sqrt(colours.eigenvalues)
-    noise = (alphas * strengths) @ colours.eigenvectors.T
+    # Not a matrix product: BLAS rounds a batch of one otherwise, and a rank may have one row.
+    noise = ((alphas * strengths)[:, None] * colours.eigenvectors).sum(2)
     return torch.from_numpy(noise.astype(np.float32))
 
 

@@ -85,7 +85,7 @@ def initialise(model: AlexNet, net: Network, seed: int) -> None:
     full = dict(zip(LAYERS, _fan_ins(net), strict=True))
     for place, (name, sigma) in enumerate(zip(LAYERS, net.sigma, strict=True)):
         layer = getattr(model, name)
-        generator = torch.Generator().manual_seed(seed * len(LAYERS) + place)
+        generator = torch.Generator().manual_seed((seed * len(LAYERS) + place) % 2**63)
         narrower = math.sqrt(full[name] / layer.weight[0].numel())
         weight = torch.empty(layer.weight.shape).normal_(0, sigma * narrower, generator=generator)
         with torch.no_grad():

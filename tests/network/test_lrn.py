@@ -1,0 +1,144 @@
+"""Response normalization: against torch's (alpha times size, a tower at a time), its gradient, its arithmetic."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alexnet_cli.network import lrn
+from alexnet_cli.network.lrn import LocalResponseNorm
+
+
+def maps(batch: int, channels: int, side: int, scale: float = 60.0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(batch * 1000 + channels)
+    return torch.randn(batch, channels, side, side, generator=generator, dtype=torch.float64).mul(scale).to(dtype)
+
+
+def torchs(x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int = 1) -> Tensor:
+    """torch divides alpha by the window's size; ours multiplies the sum, as printed."""
+    norm = nn.LocalResponseNorm(size, alpha * size, beta, k)
+    return torch.cat([norm(tower) for tower in x.chunk(towers, 1)], 1)
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max()).item()
+
+
+def both(x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int = 1) -> tuple[float, float]:
+    """Differences of the outputs and of the gradients from torch's."""
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y = LocalResponseNorm(size, alpha, beta, k, towers)(ours)
+    expected = torchs(theirs, size, alpha, beta, k, towers)
+    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    y.backward(gradient)
+    expected.backward(gradient)
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    found = difference(y.detach(), expected.detach()), difference(ours.grad, theirs.grad)
+    print(f"output {found[0]:.1e}, gradient {found[1]:.1e}")
+    return found
+
+
+@pytest.mark.parametrize("towers", [1, 2, 4])
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.3])
+@pytest.mark.parametrize("size", [1, 3, 5, 9])
+def test_it_is_torchs_tower_by_tower(size: int, beta: float, towers: int) -> None:
+    assert max(both(maps(2, 16, 5), size, 1e-4, beta, 2.0, towers)) < 1e-13
+
+
+def test_a_window_may_be_wider_than_the_tower() -> None:
+    assert max(both(maps(2, 4, 5), 9, 1e-4, 0.75, 2.0, 2)) < 1e-13
+
+
+def test_the_papers_two_layers_in_single_precision() -> None:
+    assert max(both(maps(3, 96, 55, dtype=torch.float32), 5, 1e-4, 0.75, 2.0, 2)) < 1e-6
+    assert max(both(maps(3, 256, 27, dtype=torch.float32), 5, 1e-4, 0.75, 2.0, 2)) < 1e-6
+
+
+def test_towers_do_not_see_each_other_and_a_whole_layer_does() -> None:
+    x = maps(1, 12, 3)
+    changed = x.clone()
+    changed[:, 5] *= 2  # the last map of the first tower
+    apart, whole = (LocalResponseNorm(5, 1e-4, 0.75, 2.0, towers) for towers in (2, 1))
+    assert torch.equal(apart(x)[:, 6:], apart(changed)[:, 6:])
+    assert not torch.equal(whole(x)[:, 6:8], whole(changed)[:, 6:8])
+    assert torch.equal(whole(x)[:, 8:], whole(changed)[:, 8:])
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_its_gradient_is_that_of_finite_differences(beta: float) -> None:
+    x = maps(2, 8, 2, scale=1.0).requires_grad_()
+    assert torch.autograd.gradcheck(LocalResponseNorm(5, 0.3, beta, 2.0, 2), (x,))
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
+def test_squares_beyond_half_precision_stay_finite_and_close(dtype: torch.dtype, rounding: float) -> None:
+    x = (torch.rand(2, 16, 7, 7, generator=torch.Generator().manual_seed(1)) * 600 - 300).to(dtype)
+    x[:, :, 0] = 300
+    half, full = x.clone().requires_grad_(), x.double().requires_grad_()
+    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    norm = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)
+    y, expected = norm(half), norm(full)
+    y.backward(gradient)
+    expected.backward(gradient.double())
+    assert y.dtype == dtype
+    assert half.grad is not None
+    assert full.grad is not None
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(half.grad).all()
+    # Computed in single precision and rounded once.
+    assert torch.allclose(y.double(), expected, rtol=1.01 * rounding, atol=1e-7)
+    assert torch.allclose(half.grad.double(), full.grad, rtol=1.01 * rounding, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_twice_the_same_is_bit_equal(beta: float) -> None:
+    results = []
+    for _ in range(2):
+        x = maps(5, 16, 27, dtype=torch.float32).requires_grad_()
+        y = LocalResponseNorm(5, 1e-4, beta, 2.0, 2)(x)
+        y.square().sum().backward()
+        results.append((y.detach(), x.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_channels_last_and_strided_inputs_and_gradients_give_the_same() -> None:
+    norm, x = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2), maps(3, 8, 6)
+    plain = x.clone().requires_grad_()
+    norm(plain).sin().sum().backward()
+    wide = torch.zeros(3, 8, 6, 12, dtype=x.dtype)
+    wide[..., ::2] = x
+    for laid_out in (x.to(memory_format=torch.channels_last), wide[..., ::2]):
+        assert not laid_out.is_contiguous()
+        given = laid_out.detach().requires_grad_()
+        y = norm(given)
+        assert torch.equal(y, norm(x))
+        y.sin().contiguous(memory_format=torch.channels_last).sum().backward()
+        assert torch.equal(given.grad, plain.grad)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_the_chunks_leave_no_picture_out(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = maps(batch, 8, 6)
+    whole = x.clone().requires_grad_()
+    y = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(whole)
+    y.square().sum().backward()
+    for pictures in (0.1, 2, 3):
+        monkeypatch.setattr(lrn, "CHUNK_ELEMENTS", pictures * x[0].numel())
+        given = x.clone().requires_grad_()
+        z = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(given)
+        z.square().sum().backward()
+        assert torch.equal(y, z)
+        assert torch.equal(whole.grad, given.grad)
+
+
+def test_the_input_is_left_as_it_was() -> None:
+    x = maps(2, 8, 6)
+    before, given = x.clone(), x.requires_grad_()
+    LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(given).sum().backward()
+    assert torch.equal(given, before)
+
+
+def test_maps_that_towers_do_not_divide_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="shape"):
+        LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(maps(1, 7, 3))
