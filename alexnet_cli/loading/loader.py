@@ -18,14 +18,15 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from simplejpeg import decode_jpeg
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_cli import paper
 from alexnet_cli.dataset.manifest import Split
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import augmentation, draws
 from alexnet_cli.loading.plan import Part, Plan
+from alexnet_cli.machine import cores
 from alexnet_cli.recipes import Recipe
 
 T = TypeVar("T")
@@ -86,14 +87,16 @@ class Reader:
         """(3, 256, 256) uint8; a shard that is cut short or damaged is an error that names it."""
         entry = self.split.index[sample]
         shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
-        data = os.pread(self._descriptors[shard], size, offset)
+        # What claims to be larger does not fit, and is refused before it is decoded.
+        pixels = np.empty((paper.IMAGE_SIZE, paper.IMAGE_SIZE, 3), dtype=np.uint8)
         try:
-            picture: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-        except (RuntimeError, ValueError) as error:
+            data = os.pread(self._descriptors[shard], size, offset)
+            decoded = decode_jpeg(data, "RGB", buffer=pixels)
+        except (OSError, RuntimeError, ValueError) as error:
             raise self._damaged(shard, offset) from error
-        if picture.shape != (3, paper.IMAGE_SIZE, paper.IMAGE_SIZE):
+        if decoded.shape != pixels.shape:
             raise self._damaged(shard, offset)
-        return picture
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _damaged(self, shard: int, offset: int) -> AlexNetError:
         return AlexNetError(
@@ -168,7 +171,7 @@ def _evaluation_batch(reader: Reader, plan: Plan, step: int) -> EvaluationBatch:
 
 def threads() -> int:
     """Loader threads for this process: at most four, and no more than it has cores."""
-    return min(4, len(os.sched_getaffinity(0)))
+    return min(4, cores())
 
 
 def ahead(build: Callable[[T], B], places: Iterable[T], threads: int) -> Generator[B, None, None]:

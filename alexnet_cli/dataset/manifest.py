@@ -1,0 +1,156 @@
+"""A dataset directory as the rest of the program reads it: `open_dataset` checks everything it hands out."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_cli import paper
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.files import read_json, sha256
+
+FORMAT_VERSION = 1
+INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<u4")])
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+MEAN = "mean.npy"
+UNFINISHED = ".unfinished"
+BARE_NAME = re.compile(r"(train|val|test)-\d{6,}\.tar")
+CHECKED_AT_ONCE = 1 << 20  # index rows
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `index` is memory-mapped INDEX_DTYPE, a row a picture; its `shard` counts in `shards`."""
+
+    name: str
+    shards: tuple[Path, ...]
+    index: np.ndarray
+
+    def first(self, count: int | None) -> "Split":
+        """The same split with only its first pictures."""
+        return replace(self, index=self.index[:count])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished dataset directory; pixels count 0..255.
+
+    `mean` is float32 (3, 256, 256), `rgb_mean` float64 (3,), `eigenvalues` float64 (3,) descending variances,
+    `eigenvectors` float64 (3, 3) in columns with rows R, G, B; `fingerprint` is the manifest's SHA-256.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    wnids: tuple[str | None, ...]
+    splits: dict[str, Split]
+    mean: np.ndarray
+    rgb_mean: np.ndarray
+    eigenvalues: np.ndarray
+    eigenvectors: np.ndarray
+    fingerprint: str
+    manifest: dict[str, Any]
+
+
+def index_name(split: str) -> str:
+    return f"{split}-index.npy"
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Open and check; raises AlexNetError for a directory that is absent, unfinished, foreign or damaged."""
+    manifest = read_manifest(root)
+    try:
+        classes = tuple(str(entry["name"]) for entry in manifest["classes"])
+        wnids = tuple(entry["wnid"] for entry in manifest["classes"])
+        splits = {
+            name: open_split(root, name, manifest["splits"][name], len(classes))
+            for name in SPLITS
+            if name in manifest["splits"]
+        }
+        numbers = read_json(root / STATISTICS)
+        mean = load(root / MEAN)
+        if mean.dtype != np.float32 or mean.shape != (3, paper.IMAGE_SIZE, paper.IMAGE_SIZE):
+            raise damaged(root / MEAN, f"it holds {mean.dtype} {mean.shape}")
+        return Dataset(
+            root=root,
+            classes=classes,
+            wnids=wnids,
+            splits=splits,
+            mean=mean,
+            rgb_mean=np.array(numbers["rgb_mean"], dtype=np.float64).reshape(3),
+            eigenvalues=np.array(numbers["eigenvalues"], dtype=np.float64).reshape(3),
+            eigenvectors=np.array(numbers["eigenvectors"], dtype=np.float64).reshape(3, 3),
+            fingerprint=sha256(root / MANIFEST),
+            manifest=manifest,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(root / MANIFEST, f"{type(error).__name__}: {error}") from error
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    path = root / MANIFEST
+    if not path.is_file():
+        if (root / UNFINISHED).is_dir():
+            raise AlexNetError(
+                f"the dataset in {root} is unfinished", "give the same `alexnet prepare` again: it goes on"
+            )
+        raise AlexNetError(f"there is no dataset in {root}", f"make one: alexnet prepare SOURCE --out {root}")
+    manifest = read_json(path)
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise AlexNetError(
+            f"{root} has dataset format {version}; this alexnet reads format {FORMAT_VERSION}",
+            "prepare it again, or use the version of alexnet that wrote it",
+        )
+    return dict(manifest)
+
+
+def open_split(root: Path, name: str, facts: dict[str, Any], classes: int) -> Split:
+    names = [shard["name"] for shard in facts["shards"]]
+    for shard in names:
+        if not BARE_NAME.fullmatch(shard):
+            raise damaged(root / MANIFEST, f"{shard!r} is not the name of a shard")
+    shards = tuple(root / shard for shard in names)
+    index = load(root / index_name(name), mapped=True)
+    if index.dtype != INDEX_DTYPE or index.ndim != 1 or len(index) != facts["pictures"]:
+        raise damaged(root / index_name(name), f"it does not list {facts['pictures']} pictures")
+    check_index(root / index_name(name), index, sizes(shards), classes)
+    return Split(name, shards, index)
+
+
+def sizes(shards: tuple[Path, ...]) -> np.ndarray:
+    try:
+        return np.array([shard.stat().st_size for shard in shards], dtype=np.uint64)
+    except OSError as error:
+        raise damaged(Path(error.filename), error.strerror or "it cannot be read") from error
+
+
+def check_index(path: Path, index: np.ndarray, limits: np.ndarray, classes: int) -> None:
+    """Every row must lie inside its shard and have a class; done in pieces, so that 14 million rows fit."""
+    for start in range(0, len(index), CHECKED_AT_ONCE):
+        rows = np.asarray(index[start : start + CHECKED_AT_ONCE])
+        if rows["shard"].max() >= len(limits):
+            raise damaged(path, "it names a shard that is not there")
+        if rows["label"].max() >= classes:
+            raise damaged(path, f"it has label {rows['label'].max()}, and there are {classes} classes")
+        limit = limits[rows["shard"]]
+        # The offset is compared first, so that the difference cannot wrap around.
+        if (rows["offset"] > limit).any() or (rows["size"] > limit - rows["offset"]).any():
+            raise damaged(path, "it points outside a shard")
+
+
+def load(path: Path, mapped: bool = False) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(array, np.ndarray):
+        raise damaged(path, "it is no array")
+    return array
+
+
+def damaged(path: Path, reason: str) -> AlexNetError:
+    return AlexNetError(f"{path} is missing or damaged: {reason}", "prepare the dataset again with --overwrite")

@@ -1,0 +1,73 @@
+"""Class folders: SOURCE/train/<class>/*, with val and test beside train, or SOURCE/<class>/* alone.
+
+Labels are the class folders' names in sorted order. That is right for folders of one's own and for WNIDs.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_cli.dataset.images import is_picture
+from alexnet_cli.dataset.manifest import SPLITS
+from alexnet_cli.dataset.sources.listing import Files, Listing, Pictures, whole
+from alexnet_cli.errors import AlexNetError
+
+LAYOUT = "the layout is SOURCE/train/<class>/*.jpg (val and test beside train), or SOURCE/<class>/*.jpg"
+
+
+def list_folders(root: Path) -> Listing:
+    """Look at a folder; raises AlexNetError when it is not laid out as class folders."""
+    folders = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"train": root}
+    if "train" not in folders:
+        raise AlexNetError(f"{root} has {' and '.join(folders)} but no train folder", LAYOUT)
+    classes = class_names(folders["train"])
+    ignored: list[str] = []
+    splits = {name: list_split(root, folder, classes, ignored) for name, folder in folders.items()}
+    if not len(splits["train"]):
+        raise AlexNetError(f"no pictures in the class folders of {folders['train']}", LAYOUT)
+    form = "class folders" if root in folders.values() else "class folders by split"
+    return Listing(form, classes, {name: s for name, s in splits.items() if len(s)}, tuple(ignored))
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    entries = list(visible(folder))
+    names = tuple(entry.name for entry in entries if entry.is_dir())
+    if names:
+        return names
+    if any(is_picture(entry.name) for entry in entries):
+        raise AlexNetError(f"{folder} has pictures but no class folders, so they have no labels", LAYOUT)
+    raise AlexNetError(f"{folder} has no pictures in class folders", LAYOUT)
+
+
+def list_split(root: Path, folder: Path, classes: tuple[str, ...], ignored: list[str]) -> Pictures:
+    """List one split's class folders; the names of what is no picture are added to `ignored`."""
+    names: list[str] = []
+    sizes: list[int] = []
+    labels: list[int] = []
+    numbers = {name: number for number, name in enumerate(classes)}
+    for entry in visible(folder):
+        if not entry.is_dir():
+            ignored.append(os.path.relpath(entry.path, root))
+            continue
+        for file in visible(Path(entry.path)):
+            name = os.path.relpath(file.path, root)
+            if not file.is_file() or not is_picture(file.name):
+                ignored.append(name)
+                continue
+            if entry.name not in numbers:
+                raise AlexNetError(
+                    f"class {entry.name!r} is in {folder.name} but not in train: {name}",
+                    "give train a folder of that name, or take it out of " + folder.name,
+                )
+            names.append(name)
+            sizes.append(file.stat().st_size)
+            labels.append(numbers[entry.name])
+    return whole(Files(root, names, np.array(sizes, dtype=np.int64)), np.array(labels, dtype=np.uint32))
+
+
+def visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    """Give what is not hidden, sorted by name so that every machine sees one order."""
+    with os.scandir(folder) as entries:
+        yield from sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)

@@ -1,0 +1,230 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from PIL import Image
+
+from alexnet_cli.dataset import images
+from alexnet_cli.dataset.images import PictureError, decode, encode, from_array, load_square, to_square
+
+from .conftest import photograph
+
+
+def saved(picture: Image.Image, form: str, **words: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **words)
+    return file.getvalue()
+
+
+def opened(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def reference_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """Triangle-filter resampling in float64, written from its definition, then the central square."""
+    height, width = picture.shape[:2]
+    shorter = min(height, width)
+    new = [side * size // shorter for side in (height, width)]
+    rows, columns = triangle(height, new[0]), triangle(width, new[1])
+    out = np.einsum("yh,hwc,xw->yxc", rows, picture.astype(np.float64), columns, optimize=True)
+    top, left = (new[0] - size) // 2, (new[1] - size) // 2
+    return out[top : top + size, left : left + size]
+
+
+def triangle(old: int, new: int) -> np.ndarray:
+    scale = old / new
+    support = max(scale, 1.0)
+    centres = (np.arange(new) + 0.5) * scale
+    distance = np.abs(np.arange(old)[None] + 0.5 - centres[:, None]) / support
+    weights = np.clip(1 - distance, 0, None)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("height,width", [(375, 500), (500, 333), (301, 299), (64, 91), (256, 256), (257, 999)])
+def test_square_is_the_triangle_filter_to_one_grey_level(height: int, width: int) -> None:
+    picture = np.asarray(photograph(3, height, width))
+    square = to_square(from_array(picture))
+    assert square.shape == (256, 256, 3) and square.dtype == np.uint8
+    assert np.abs(square - reference_square(picture, 256)).max() <= 1.5
+
+
+def test_square_agrees_with_pillow() -> None:
+    picture = photograph(4, 375, 500)
+    expected = picture.resize((341, 256), Image.Resampling.BILINEAR).crop((42, 0, 298, 256))
+    difference = to_square(decode(saved(picture, "PNG"))).astype(int) - np.asarray(expected).astype(int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    picture = photograph(1, 256, 256)
+    square = load_square(saved(picture, "PNG"))
+    assert square.shape == (3, 256, 256) and square.dtype == torch.uint8 and square.is_contiguous()
+    assert np.array_equal(square.permute(1, 2, 0).numpy(), np.asarray(picture))
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (1, 100_000), (100_000, 2), (5, 3)])
+def test_tiny_and_very_long_pictures(height: int, width: int) -> None:
+    square = to_square(np.full((height, width, 3), 7, dtype=np.uint8))
+    assert np.unique(square).tolist() == [7] and decode(encode(square)).shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_is_as_pillow_decodes_it(subsampling: int, progressive: bool) -> None:
+    for seed, (height, width) in enumerate(((200, 300), (201, 299), (17, 33))):
+        picture = Image.fromarray(textured(seed, height, width))
+        data = saved(picture, "JPEG", quality=80 + 9 * seed, subsampling=subsampling, progressive=progressive)
+        assert np.array_equal(simplejpeg.decode_jpeg(data), opened(data))
+        assert np.array_equal(decode(data), opened(data))
+
+
+def textured(seed: int, height: int, width: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(-20, 21, (height, width, 3))
+    return np.clip(np.asarray(photograph(seed, height, width)) + noise, 0, 255).astype(np.uint8)
+
+
+def test_grey_is_repeated() -> None:
+    grey = photograph(2, 40, 50).convert("L")
+    for data in (saved(grey, "PNG"), saved(grey, "JPEG"), saved(grey, "PPM"), saved(grey, "BMP")):
+        picture = decode(data)
+        assert (picture == picture[:, :, :1]).all()
+        assert np.abs(picture[:, :, 0].astype(int) - np.asarray(grey).astype(int)).max() < 12
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+def test_every_lossless_form(form: str) -> None:
+    picture = photograph(2, 40, 50).quantize(64).convert("RGB")
+    data = saved(picture, form, **({"lossless": True} if form == "WEBP" else {}))
+    assert np.array_equal(decode(data), np.asarray(picture))
+
+
+def test_transparency_shows_white() -> None:
+    half = Image.new("RGBA", (4, 4), (200, 0, 100, 128))
+    half.putpixel((0, 0), (0, 0, 0, 0))
+    picture = decode(saved(half, "PNG"))
+    assert picture[0, 0].tolist() == [255, 255, 255]
+    assert np.abs(picture[2, 2] - np.array([227.4, 127, 177.2])).max() <= 1
+
+
+def test_transparent_palette_shows_white() -> None:
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((0, 0), 0)
+    picture = decode(saved(palette, "PNG", transparency=0))
+    assert picture[0, 0].tolist() == [255, 255, 255] and picture[1, 1].tolist() == [40, 50, 60]
+
+
+def test_cmyk_jpeg_has_the_right_colours() -> None:
+    for colour in ((250, 10, 10), (10, 240, 20), (255, 255, 255), (0, 0, 0)):
+        data = saved(Image.new("RGB", (32, 32), colour).convert("CMYK"), "JPEG", quality=95)
+        assert np.abs(decode(data).astype(int) - np.array(colour)).max() <= 6
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    grey = (np.arange(256, dtype=np.uint16) * 256).reshape(16, 16)
+    assert np.array_equal(decode(saved(Image.fromarray(grey), "PNG"))[:, :, 0], grey >> 8)
+    assert np.array_equal(decode(b"P5 16 16 65535\n" + grey.astype(">u2").tobytes())[:, :, 0], grey >> 8)
+    rows = b"".join(b"\0" + row.astype(">u2").repeat(3).tobytes() for row in grey)
+    assert np.array_equal(decode(png(16, 16, 16, 2, rows))[:, :, 1], grey >> 8)
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def test_rotation_is_not_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(photograph(1, 30, 60), "JPEG", exif=exif.tobytes())
+    assert decode(data).shape == (30, 60, 3)
+
+
+JPEG = saved(photograph(2, 200, 300), "JPEG")
+PNG = saved(photograph(2, 200, 300), "PNG")
+HUGE_JPEG = b"\xff\xd8\xff\xc0\0\x11\x08\xff\xff\xff\xff\x03" + bytes(20)
+
+
+@pytest.mark.parametrize(
+    "data,reason",
+    [
+        (b"", "empty file"),
+        (b"just text", "not a picture in a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a picture in a known format"),
+        (JPEG[: len(JPEG) // 2], "truncated|premature|incomplete"),
+        (JPEG[:30], "truncated or damaged JPEG header"),
+        (b"\xff\xd8\xff", "truncated or damaged JPEG header"),
+        (PNG[: len(PNG) // 2], "truncated"),
+        (PNG[:20], "."),
+        (HUGE_JPEG, "too large: 65535×65535"),
+        (png(50_000, 50_000, 8, 2, b""), "too large: more than 178 million"),
+        (b"\xff\xd8\xff\xc0\0\x11\x08\0\0\0\0\x03" + bytes(20), "no pixels"),
+        (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+    ],
+)
+def test_what_is_no_picture_has_a_short_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason) as caught:
+        decode(data)
+    assert len(str(caught.value)) <= 200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("good", [JPEG, PNG, saved(photograph(5, 30, 40).quantize(8), "GIF")])
+def test_damage_gives_a_picture_or_a_picture_error(good: bytes) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(generator.integers(1, 8)):
+            data[generator.integers(len(data))] = generator.integers(256)
+        try:
+            picture = decode(bytes(data))
+        except PictureError:
+            continue
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+
+
+@pytest.mark.parametrize("cut", [2, 10, len(JPEG) // 2, len(JPEG) - 700])
+def test_jpeg_that_is_cut_short_is_refused(cut: int) -> None:
+    with pytest.raises(PictureError, match="truncated"):
+        decode(JPEG[:-cut])
+
+
+def test_jpeg_header_with_garbage_behind_it_is_refused() -> None:
+    garbage = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8).tobytes()
+    with pytest.raises(PictureError):
+        decode(JPEG[: JPEG.index(b"\xff\xda") + 14] + garbage)
+
+
+@pytest.mark.parametrize("where", [0.4, 0.5, 0.6])
+def test_jpeg_with_damage_that_readers_live_with_is_as_pillow_reads_it(where: float) -> None:
+    at = int(len(JPEG) * where)
+    data = JPEG[:at] + bytes(8) + JPEG[at + 8 :]
+    with pytest.raises(ValueError, match="Corrupt"):
+        simplejpeg.decode_jpeg(data)
+    assert np.array_equal(decode(data), opened(data))
+
+
+def test_encoding_is_the_accurate_one_and_half_colour() -> None:
+    square = to_square(textured(9, 300, 400)[:, :, :1].repeat(3, axis=2))  # grey: what chroma loses would drown it
+    assert simplejpeg.decode_jpeg_header(encode(square))[:4] == (256, 256, "YCbCr", "420")
+    fast = simplejpeg.encode_jpeg(square, images.QUALITY, "RGB", "420", fastdct=True)
+
+    def error(data: bytes) -> float:
+        return float(((decode(data).astype(float) - square) ** 2).mean())
+
+    assert error(encode(square)) < 0.95 * error(fast)
+
+
+def test_fingerprint_is_stable_and_sees_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = images.fingerprint()
+    assert first == images.fingerprint()
+    monkeypatch.setattr(images, "FILTER", "bicubic")
+    assert images.fingerprint() != first
