@@ -3,16 +3,20 @@
 Nothing here or in the commands' signatures imports torch, numpy or PIL: `alexnet --help` answers at once.
 """
 
+import json
 import os
 import signal
 import sys
+import traceback
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import typer
 
 from alexnet_cli import __version__, console
-from alexnet_cli.commands import demo, describe, eval, predict, prepare, train
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.commands import bench, demo, describe, eval, predict, prepare, train
+from alexnet_cli.errors import REPORTS, AlexNetError
 
 app = typer.Typer(
     name="alexnet",
@@ -26,6 +30,7 @@ app = typer.Typer(
 )
 for module in (prepare, train, eval, predict, describe, demo):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(bench.app)
 
 
 def _version(wanted: bool) -> None:
@@ -41,8 +46,12 @@ def _options(
     pass
 
 
+class _Stopped(BaseException):
+    """Not an Exception, so that nothing on the way (torch's imports, say) takes it for a failure to live with."""
+
+
 def _stop(number: int, _: FrameType | None) -> None:
-    raise AlexNetError("stopped", exit_code=128 + number)
+    raise _Stopped(number)
 
 
 def main() -> None:
@@ -53,10 +62,27 @@ def main() -> None:
         signal.signal(number, _stop)
     try:
         app()
+    except _Stopped as stopped:
+        _leave(AlexNetError("stopped", exit_code=128 + stopped.args[0]))
     except AlexNetError as error:
+        _leave(error)
+    except Exception:
+        if not _reported({"traceback": traceback.format_exc()}):
+            raise
+        sys.exit(1)
+
+
+def _leave(error: AlexNetError) -> NoReturn:
+    if not _reported({"message": error.message, "hint": error.hint, "exit_code": error.exit_code}):
         console.error(error.message, error.hint)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read the result has seen enough; there is nobody to tell.
-        sys.stderr.close()
-        sys.exit(141)
+    sys.exit(error.exit_code)
+
+
+def _reported(error: dict[str, object]) -> bool:
+    """In a rank, leave the error to the parent: when one fails all do, and only it can tell the cause."""
+    folder = os.environ.get(REPORTS)
+    if folder is None:
+        return False
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends all ranks as soon as one of them is gone
+    Path(folder, f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(error))
+    return True

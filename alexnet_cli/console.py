@@ -58,9 +58,10 @@ def command(text: str) -> None:
 
 
 def error(message: str, hint: str) -> None:
+    """Shown by any rank: what goes wrong in one may not be known to the first."""
     from rich.text import Text
 
-    console = _console(stderr=True)
+    console = _made(stderr=True, quiet=False)
     console.print(Text.assemble(("error: ", "bold red"), _lines(message)), soft_wrap=True)
     if hint:
         console.print(Text.assemble(("hint: ", "bold"), _lines(hint)), soft_wrap=True)
@@ -77,7 +78,7 @@ def result(text: str) -> None:
 
 def result_json(value: Any) -> None:
     if not _quiet():
-        print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> None:
@@ -88,7 +89,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
     grid = Table(box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
     for place, name in enumerate(columns):
-        grid.add_column(name, justify="right" if place in right else "left", overflow="fold")
+        grid.add_column(escaped(name), justify="right" if place in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row))
     console = _console(stderr=False)

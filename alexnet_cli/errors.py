@@ -12,3 +12,7 @@ class AlexNetError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+
+REPORTS = "ALEXNET_REPORTS"
+"""Environment variable of the ranks of one job: the folder in which each leaves its error for their parent."""

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what is known of them."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from alexnet_cli.errors import AlexNetError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG}
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "free some space, or choose another place with --out or --name; "
                 "the same command then goes on from what is finished",
             ) from error
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        if error.errno in FORBIDDEN:
             raise AlexNetError(f"{path} may not be written: {error.strerror}", "choose another place") from error
         raise
 
@@ -58,6 +60,17 @@ def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path, message: str, hint: str) -> Iterator[None]:
+    """Hold the lock file `path`, or say that another process does; the kernel lets go however the process ends."""
+    with disk_errors(path), path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlexNetError(message, hint) from None
+        yield
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
@@ -71,7 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise AlexNetError(f"{path} cannot be read as JSON: {error}", "it is damaged; write it anew") from error
 
 

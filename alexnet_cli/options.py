@@ -25,7 +25,17 @@ Gpus = Annotated[
 Processes = Annotated[
     int | None, typer.Option("--processes", min=1, help="Processes on the CPU.", show_default=False)
 ]
-Crops = Annotated[int, typer.Option("--crops", help="1: the centre patch; 10: the paper's ten patches.")]
+
+
+def _one_or_ten(crops: int) -> int:
+    if crops not in (1, 10):
+        raise typer.BadParameter("it is 1 or 10")
+    return crops
+
+
+Crops = Annotated[
+    int, typer.Option("--crops", callback=_one_or_ten, help="1: the centre patch; 10: the paper's ten patches.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,7 +9,6 @@ IMAGE_SIZE = 256
 
 # §4.1 Data augmentation: random 224×224 patches and their reflections.
 CROP_SIZE = 224
-TEST_CROPS = 10  # four corners and the centre, each with its reflection, softmax outputs averaged
 COLOUR_NOISE = 0.1  # standard deviation of α, drawn once for each use of a picture
 
 # §3.5 Overall architecture (the numbers of kernels are those of the whole net, both towers).

@@ -122,7 +122,7 @@ def text() -> Recipe:
 
 
 def small() -> Recipe:
-    """`paper` at a quarter of the width (3.8 M weights with 8 classes): for demos, tests and small machines."""
+    """`paper` at a quarter of the width (3.6 M weights with 8 classes): for demos, tests and small machines."""
     base = paper()
     return replace(base, name="small", network=replace(base.network, width=0.25))
 

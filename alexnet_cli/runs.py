@@ -8,8 +8,8 @@
 This page needs no torch: what it knows of checkpoints it reads from the JSON at their beginning.
 """
 
-import fcntl
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from alexnet_cli import settings
+from alexnet_cli import files, settings
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.files import read_json, write_json
+from alexnet_cli.files import disk_errors, read_json, write_json
 from alexnet_cli.recipes import Recipe
 
 FORMAT = 1
@@ -90,7 +90,14 @@ class Run:
 
     def finished(self) -> bool:
         state = self.state()
-        return state is not None and bool(state["finished"])
+        return state is not None and bool(state.get("finished"))
+
+    def best_saved_error(self) -> float:
+        """Top-1 validation error of the best checkpoint, in percent; infinite before there is one."""
+        with suppress(AlexNetError):
+            error = checkpoint_header(self.best).get("best_error")
+            return math.inf if error is None else float(error)
+        return math.inf
 
 
 def checkpoint_header(path: Path) -> dict[str, Any]:
@@ -104,7 +111,7 @@ def checkpoint_header(path: Path) -> dict[str, Any]:
         found = json.loads(header["__metadata__"]["alexnet"])
     except FileNotFoundError:
         raise AlexNetError(f"there is no file {path}", "give a run directory or a checkpoint") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AlexNetError(
             f"{path} is not a checkpoint of alexnet ({error})",
             "give a run directory, or one of its .safetensors files",
@@ -136,19 +143,29 @@ def all_runs(folder: Path) -> list[Run]:
 
 def create_run(folder: Path, name: str | None, config: Config, about: dict[str, Any]) -> Run:
     """A new run directory; `about` is for people: command line, versions, host."""
-    root = folder / (name or _free_name(folder, config.recipe.name))
-    if (root / "config.json").exists():
-        raise AlexNetError(
-            f"the run {root} exists already", "choose another --name, or go on with it: --resume " + str(root)
-        )
+    root = _claimed(folder, name, config.recipe.name)
     write_json(root / "config.json", {"format": FORMAT, "config": settings.nested(config), "about": about})
     return Run(root, config)
+
+
+def _claimed(folder: Path, name: str | None, stem: str) -> Path:
+    """A directory that nobody had before, also when several processes look for one at once."""
+    while True:
+        root = folder / (name or _free_name(folder, stem))
+        with disk_errors(root):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                root.mkdir()
+                return root
+            except FileExistsError:
+                if name is not None:
+                    raise AlexNetError(f"{root} exists already", "choose another --name") from None
 
 
 def _free_name(folder: Path, stem: str) -> str:
     """paper-1, paper-2, … — one above the highest number in use."""
     pattern = re.compile(re.escape(stem) + r"-(\d+)")
-    used = [int(m[1]) for path in folder.glob(f"{stem}-*") if (m := pattern.fullmatch(path.name))]
+    used = [int(m[1]) for path in folder.glob("*") if (m := pattern.fullmatch(path.name))]
     return f"{stem}-{max(used, default=0) + 1}"
 
 
@@ -184,21 +201,12 @@ def model_file(given: Path) -> Path:
 
 @contextmanager
 def locked(run: Run, writer: bool = True) -> Iterator[None]:
-    """Hold the run for writing; the kernel lets go of the lock however the process ends.
-
-    Of several ranks only the `writer` holds it.
-    """
+    """Hold the run for writing; of several ranks only the `writer` does."""
     if not writer:
         yield
         return
-    with (run.root / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlexNetError(
-                f"the run {run.root} is being trained by another process",
-                "stop that one, or start another with --new",
-            ) from None
+    message = f"the run {run.root} is being trained by another process"
+    with files.locked(run.root / ".lock", message, "stop that one, or start another with --new"):
         yield
 
 
@@ -210,8 +218,10 @@ def is_locked(run: Run) -> bool:
         return True
 
 
-def cut_metrics(run: Run, size: int) -> None:
-    """Forget the lines that were written after the checkpoint from which a run goes on."""
+def tidy(run: Run, size: int) -> None:
+    """Forget the metrics after the checkpoint from which a run goes on, and what a kill left half written."""
+    for path in run.root.glob(".*.tmp"):  # see files.whole_file
+        path.unlink()
     if run.metrics.exists():
         os.truncate(run.metrics, min(size, run.metrics.stat().st_size))
 

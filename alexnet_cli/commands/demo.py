@@ -33,7 +33,7 @@ def demo(
         *("--max-steps", str(steps), "--batch-size", "96", "--eval-every", "1"),
     )
     _run("eval", "--data", str(dataset), *where, "--crops", "10")
-    _run("predict", str(next((pictures / "val" / "star").iterdir())), *where, "--top", "3")
+    _run("predict", str(min((pictures / "val" / "star").glob("star-*"))), *where, "--top", "3")
     console.note(f"\nAll of it lies in {out}; remove it when you have seen enough.")
 
 

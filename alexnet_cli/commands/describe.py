@@ -26,20 +26,24 @@ def describe(
     """
     from alexnet_cli import recipes
     from alexnet_cli.network.describe import layers
-    from alexnet_cli.settings import nested
+    from alexnet_cli.settings import differences, nested
 
     chosen = recipes.chosen(recipe, assignments or [])
+    other = None if against is None else recipes.named(against)
     found = layers(chosen.network, classes)
     if as_json:
         departures = [asdict(departure) for departure in recipes.departures(chosen)]
         rows = [asdict(layer) for layer in found]
-        console.result_json({"recipe": nested(chosen), "layers": rows, "departures": departures})
+        document = {"recipe": nested(chosen), "layers": rows, "departures": departures}
+        if other is not None:
+            document["differences"] = [list(row) for row in differences(chosen, other)]
+        console.result_json(document)
         return
     _show_layers(chosen, found)
-    if against is None:
+    if other is None:
         _show_departures(chosen)
     else:
-        _show_differences(chosen, recipes.named(against))
+        _show_differences(chosen, other)
 
 
 def _show_layers(recipe: "Recipe", found: "list[Layer]") -> None:

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 def eval(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[MODEL]...", help="Runs or checkpoints; the newest run if none.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL", help="Runs or checkpoints; the newest run if none.", show_default=False),
     ] = None,
     data: Data = Path("dataset"),
     runs: Runs = Path("runs"),
     crops: Crops = 1,
     split: Annotated[str, typer.Option(help="val, test or train.")] = "val",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many pictures, evenly spaced.", show_default=False)
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -34,14 +35,12 @@ def eval(
     """
     from alexnet_cli import runs as directories
     from alexnet_cli.dataset.manifest import open_dataset
-    from alexnet_cli.engine import launch, parallel
+    from alexnet_cli.engine import launch
 
-    if crops not in (1, 10):
-        raise typer.BadParameter("it is 1 or 10", param_hint="--crops")
     dataset = open_dataset(data)
     paths = [directories.model_file(model) for model in models or [directories.newest_model(runs)]]
-    where = parallel.join(launch.placement(device, None, None).device).device
-    scores = [_score(path, dataset, split, crops, where) for path in paths]
+    where = launch.device(device)
+    scores = [_score(path, dataset, split, crops, limit, where) for path in paths]
     if as_json:
         console.result_json({"split": split, "crops": crops, "dataset": dataset.fingerprint, "models": scores})
         return
@@ -61,7 +60,9 @@ def eval(
     console.table(title, columns, rows, right=tuple(range(1, len(columns))))
 
 
-def _score(path: Path, dataset: "Dataset", split: str, crops: int, device: "torch.device") -> dict[str, Any]:
+def _score(
+    path: Path, dataset: "Dataset", split: str, crops: int, limit: int | None, device: "torch.device"
+) -> dict[str, Any]:
     from alexnet_cli.engine import checkpoint as checkpoints
     from alexnet_cli.engine.evaluation import split_for, tallies
     from alexnet_cli.engine.parallel import Ranks
@@ -69,7 +70,7 @@ def _score(path: Path, dataset: "Dataset", split: str, crops: int, device: "torc
     from alexnet_cli.loading.loader import threads
 
     model = checkpoints.load(path)
-    pictures = split_for(model.subject, dataset, split)
+    pictures = split_for(model.subject, dataset, split).part(limit)
     with console.progress(f"evaluating {path}", len(pictures.index), "pictures") as bar:
         for tally in tallies(classifier(model, crops, device), pictures, Ranks(0, 1, device), threads()):
             bar.update(tally.pictures)

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURE...", help="Picture files.", show_default=False)
-    ],
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Picture files.", show_default=False)],
     model: Annotated[
         Path | None, typer.Option(help="A run or a checkpoint; the newest run if none.", show_default=False)
     ] = None,
@@ -30,13 +28,11 @@ def predict(
     Example: alexnet predict cat.jpg --top 3
     """
     from alexnet_cli import runs as directories
-    from alexnet_cli.engine import checkpoint, launch, parallel
+    from alexnet_cli.engine import checkpoint, launch
     from alexnet_cli.engine.prediction import Predictor
 
-    if crops not in (1, 10):
-        raise typer.BadParameter("it is 1 or 10", param_hint="--crops")
     path = directories.model_file(model) if model else directories.newest_model(runs)
-    where = parallel.join(launch.placement(device, None, None).device).device
+    where = launch.device(device)
     predictor = Predictor(checkpoint.load(path), crops, where)
     console.note(f"with {path}")
     found = [answer for picture in pictures if (answer := _answer(predictor, picture, top))]

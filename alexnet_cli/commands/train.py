@@ -15,16 +15,21 @@ if TYPE_CHECKING:
     from alexnet_cli.engine.loop import Ended, Event, Started, Step, Validated
 
 
+SETTINGS = ("recipe", "epochs", "batch_size", "lr", "seed", "eval_every", "precision", "assignments")
+"""The options that say what a run is; --resume needs none of them."""
+
+
 def train(
+    context: typer.Context,
     recipe: Annotated[str, typer.Option(help="paper, text or small: `alexnet describe`.")] = "paper",
     data: Data = Path("dataset"),
     runs: Runs = Path("runs"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Pause the run after so many steps.", show_default=False)
+        int | None, typer.Option(min=1, help="Pause the run at this step.", show_default=False)
     ] = None,
     max_time: Annotated[
-        str | None, typer.Option(help="Pause the run after so long: 90s, 30m, 5h.", show_default=False)
+        str | None, typer.Option(help="Pause after so long: 90s, 30m, 5h.", show_default=False)
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Over all processes together.", show_default=False)
@@ -60,7 +65,10 @@ def train(
         return
     dataset = open_dataset(data)
     place = launch.placement(device, gpus, processes)
-    config = training.config(chosen, dataset, seed, eval_every, precision, place)
+    if resume is not None and not _given(context):
+        config = training.config_of(resume, dataset, place)
+    else:
+        config = training.config(chosen, dataset, seed, eval_every, precision, place)
     if place.ranks > 1 and not launch.launched():
         raise typer.Exit(launch.relaunch(place.ranks))
     limits = Limits(max_steps, training.seconds(max_time))
@@ -68,6 +76,11 @@ def train(
     ended = show(job.rehearsed() if dry_run else job.started(runs, name, resume, new), place.said)
     console.result(_dry_result(ended) if dry_run else _result(ended))
     raise typer.Exit(128 + ended.signal if ended.signal else 0)
+
+
+def _given(context: typer.Context) -> bool:
+    sources = (context.get_parameter_source(name) for name in SETTINGS)
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
 
 
 def show(events: Iterator["Event"], where: str) -> "Ended":
@@ -84,16 +97,15 @@ def show(events: Iterator["Event"], where: str) -> "Ended":
                 console.note(f"training {event.run} on {where}{begun}")
                 bar = shown.enter_context(console.progress("training", event.steps, "steps"))
                 bar.update(event.position.steps)
-                speed, most = _Speed(event), event.max_seconds
+                speed, started = _Speed(event), event
             elif isinstance(event, Step):
-                left = most and most - event.seconds
-                bar.update(event.step, _step_line(event, speed.after(event)), left)
+                bar.update(event.step, _step_line(event, speed.after(event)), _time_left(started, event))
             elif isinstance(event, Validating):
                 bar.update(bar.done, f"validating {event.done:,}/{event.pictures:,}", bar.left)
             elif isinstance(event, Validated):
                 console.note(_validation_line(event))
             elif isinstance(event, Ended):
-                bar.update(bar.done)
+                bar.update(bar.done, left=0)
                 ended = event
     assert ended is not None
     console.note(f"{ended.said}, at step {ended.position.steps:,}")
@@ -107,6 +119,13 @@ def _result(ended: "Ended") -> str:
 
 def _dry_result(ended: "Ended") -> str:
     return "stopped" if ended.signal else "one batch of everything works; nothing was kept"
+
+
+def _time_left(started: "Started", step: "Step") -> float | None:
+    """Of --max-time; without it the bar's own rate tells."""
+    if started.max_seconds is None:
+        return None
+    return max(0.0, started.max_seconds - (step.seconds - started.position.seconds))
 
 
 class _Speed:

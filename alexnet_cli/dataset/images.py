@@ -87,7 +87,7 @@ def jpeg_header(data: bytes) -> tuple[int, int, int]:
         at = data.find(b"\xff", at)
         while at >= 0 and data[at : at + 1] == b"\xff":
             at += 1
-        if at < 0 or at + 8 > len(data) or data[at] in (START_OF_SCAN, END_OF_IMAGE):
+        if at < 0 or at + 9 > len(data) or data[at] in (START_OF_SCAN, END_OF_IMAGE):
             raise PictureError("truncated or damaged JPEG header")
         marker, at = data[at], at + 1
         if marker in START_OF_FRAME:

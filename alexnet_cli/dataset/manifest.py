@@ -30,9 +30,12 @@ class Split:
     shards: tuple[Path, ...]
     index: np.ndarray
 
-    def first(self, count: int | None) -> "Split":
-        """The same split with only its first pictures."""
-        return replace(self, index=self.index[:count])
+    def part(self, count: int | None) -> "Split":
+        """The same split with `count` of its pictures, evenly spaced: it may be ordered by class."""
+        total = len(self.index)
+        if count is None or count >= total:
+            return self
+        return replace(self, index=self.index[np.arange(count) * total // count])
 
 
 @dataclass(frozen=True)

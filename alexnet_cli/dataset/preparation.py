@@ -4,7 +4,6 @@ Nothing is shown here: `prepare` is a generator of `Progress`. A directory is fi
 is renamed into place; until then `.unfinished` holds the plan and a sidecar for each finished shard.
 """
 
-import fcntl
 import re
 import signal
 from collections.abc import Generator, Iterator
@@ -39,7 +38,7 @@ from alexnet_cli.dataset.sources.listing import Listing, carve_validation, limit
 from alexnet_cli.dataset.statistics import Statistics, Sums, channel_sums, no_sums, statistics
 from alexnet_cli.dataset.workers import write_here, write_with
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.files import disk_errors, read_json, sha256, whole_file, write_json
+from alexnet_cli.files import disk_errors, locked, read_json, sha256, whole_file, write_json
 from alexnet_cli.machine import cores
 
 PLAN = "plan.json"
@@ -89,7 +88,12 @@ def prepare(
     check_out(out, overwrite)
     with disk_errors(out):
         (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
-    with locked(out), stopped_by_signals(out, len(shards)):
+    with (
+        locked(
+            out / UNFINISHED / LOCK, f"another alexnet is preparing {out}", "wait for it, or name another --out"
+        ),
+        stopped_by_signals(out, len(shards)),
+    ):
         if overwrite:
             remove_dataset(out)
         settle_plan(out, listing, options)
@@ -135,19 +139,6 @@ def remove_left_overs(out: Path) -> None:
         for path in folder.iterdir():
             if LEFT_OVER.fullmatch(path.name):
                 path.unlink()
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Let only one process write `out`; the lock goes with the process, however it ends."""
-    with disk_errors(out), (out / UNFINISHED / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlexNetError(
-                f"another alexnet is preparing {out}", "wait for it, or name another --out"
-            ) from None
-        yield
 
 
 @contextmanager

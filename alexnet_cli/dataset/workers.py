@@ -126,8 +126,16 @@ def work(pipe: "Connection[Advance | AlexNetError | None, Task]", out: Path) -> 
     try:
         while True:
             task = pipe.recv()
-            for advance in write_shard(task, out):
-                pipe.send(advance)
+            try:
+                for advance in write_shard(task, out):
+                    pipe.send(advance)
+            except OSError as error:
+                pipe.send(
+                    AlexNetError(
+                        f"shard {task.name}: {error}", "the same command goes on from the finished shards"
+                    )
+                )
+                return
             pipe.send(None)
     except AlexNetError as error:
         pipe.send(error)

@@ -6,6 +6,7 @@ file's metadata, key "alexnet". There is no pickle in it, and no generator state
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alexnet_cli import runs, settings
+from alexnet_cli import paper, runs, settings
 from alexnet_cli.engine.schedule import Plateau
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import whole_file
 from alexnet_cli.loading.augmentation import Colours
 from alexnet_cli.network.alexnet import AlexNet
-from alexnet_cli.recipes import Recipe
+from alexnet_cli.recipes import Recipe, checked
 
 VELOCITY = "velocity."
 
@@ -37,6 +38,8 @@ class Position:
     seconds: float = 0.0
     """Wall time of training so far."""
     plateau: Plateau = field(default_factory=Plateau)
+    judged: int = 0
+    """The step of the last validation that counted for the plateau."""
     best_error: float | None = None
     """Lowest top-1 validation error, in percent."""
     metrics_size: int = 0
@@ -85,30 +88,46 @@ def save(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
     tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in checkpoint.velocity.items()}
     tensors["mean"] = subject.colours.mean.cpu()
     with whole_file(path, keep) as temporary:
-        save_file(tensors, temporary, metadata={"alexnet": json.dumps(about, ensure_ascii=False)})
+        try:
+            save_file(tensors, temporary, metadata={"alexnet": json.dumps(about, ensure_ascii=False)})
+        except SafetensorError as error:
+            # A full disk reaches us as text only: "I/O error: No space left on device (os error 28)".
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), str(error)) from error
+            raise
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint; its tensors must be exactly those of its recipe, by name and shape."""
+    """Read a checkpoint; its tensors must be exactly those of its recipe, by name, shape and kind."""
     about = runs.checkpoint_header(path)
-    recipe = settings.restored(Recipe, about["recipe"])
-    expected = _shapes(recipe, len(about["classes"]))
+    try:
+        recipe = checked(settings.restored(Recipe, about["recipe"]))
+        classes, wnids = tuple(about["classes"]), tuple(about["wnids"])
+        if not classes or len(classes) != len(wnids):
+            raise ValueError(f"{len(classes)} classes, {len(wnids)} WNIDs")
+        eigenvalues = np.array(about["eigenvalues"], dtype=np.float64).reshape(3)
+        eigenvectors = np.array(about["eigenvectors"], dtype=np.float64).reshape(3, 3)
+        preparation, dataset = about["preparation"], about["dataset"]
+        fields = {name: about[name] for name in Position.__dataclass_fields__}
+        position = Position(**fields | {"plateau": Plateau(**about["plateau"])})
+        expected = _shapes(recipe, len(classes))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _damaged(path, f"{type(error).__name__} {error}") from error
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _check_shapes(path, expected, found)
+            found = {name: _kind(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+            _check_kinds(path, expected, found)
             tensors = {name: file.get_tensor(name) for name in found}
     except (SafetensorError, OSError) as error:
-        raise AlexNetError(f"{path} is damaged: {error}", "use the run's previous or best checkpoint") from error
-    colours = Colours(tensors.pop("mean"), np.array(about["eigenvalues"]), np.array(about["eigenvectors"]))
+        raise _damaged(path, str(error)) from error
+    colours = Colours(tensors.pop("mean"), eigenvalues, eigenvectors)
     velocity = {name: tensors.pop(VELOCITY + name) for name in expected if VELOCITY + name in tensors}
-    subject = Subject(
-        tuple(about["classes"]), tuple(about["wnids"]), colours, about["preparation"], about["dataset"]
-    )
-    fields = {name: about[name] for name in Position.__dataclass_fields__} | {
-        "plateau": Plateau(**about["plateau"])
-    }
-    return Checkpoint(recipe, subject, Position(**fields), tensors, velocity)
+    subject = Subject(classes, wnids, colours, preparation, dataset)
+    return Checkpoint(recipe, subject, position, tensors, velocity)
+
+
+def _damaged(path: Path, problem: str) -> AlexNetError:
+    return AlexNetError(f"{path} is damaged: {problem}", "use the run's previous or best checkpoint")
 
 
 def newest(run: runs.Run) -> Checkpoint | None:
@@ -142,12 +161,20 @@ def _shapes(recipe: Recipe, classes: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in empty_model(recipe, classes).named_parameters()}
 
 
-def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
-    with_velocity = expected | {VELOCITY + name: shape for name, shape in expected.items()}
-    for tensors in (expected, with_velocity):
-        if found == tensors | {"mean": found.get("mean")} and len(found["mean"]) == 3:
-            return
-    wrong = sorted(name for name in set(expected) | set(found) if found.get(name) != with_velocity.get(name))
-    raise AlexNetError(
-        f"{path} does not hold the network it names: {', '.join(wrong[:3])}", "it is damaged, or was edited"
-    )
+Kind = tuple[str, tuple[int, ...]]
+"""Of a tensor: how its numbers are kept, and its shape."""
+
+
+def _kind(tensor: Any) -> Kind:
+    return tensor.get_dtype(), tuple(tensor.get_shape())
+
+
+def _check_kinds(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, Kind]) -> None:
+    shapes = expected | {"mean": (3, paper.IMAGE_SIZE, paper.IMAGE_SIZE)}
+    if any(name.startswith(VELOCITY) for name in found):
+        shapes |= {VELOCITY + name: shape for name, shape in expected.items()}
+    wrong = [name for name in sorted({*shapes, *found}) if found.get(name) != ("F32", shapes.get(name))]
+    if wrong:
+        raise AlexNetError(
+            f"{path} does not hold the network it names: {', '.join(wrong[:3])}", "it is damaged, or was edited"
+        )

@@ -73,6 +73,11 @@ def tallies(classifier: Classifier, split: Split, ranks: Ranks, threads: int) ->
 
 def counts(probabilities: Tensor, labels: Tensor) -> Tensor:
     """(4,) float64: pictures, top-1 errors, top-5 errors, summed cross-entropy."""
+    if not probabilities.isfinite().all():
+        raise AlexNetError(
+            "the network's outputs are not finite numbers",
+            "its weights have overflowed: go back to an earlier checkpoint, and train with a lower rate, --lr",
+        )
     right = probabilities.gather(1, labels[:, None])
     classes = torch.arange(probabilities.shape[1])
     ahead = (probabilities > right) | ((probabilities == right) & (classes < labels[:, None]))

@@ -1,13 +1,19 @@
 """Where a command runs: which devices, how many processes, and starting those."""
 
+import json
+import logging
 import os
+import signal
 import sys
+import tempfile
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.errors import REPORTS, AlexNetError
+from alexnet_cli.machine import cores
 
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -27,16 +33,29 @@ def placement(device: str | None, gpus: str | None, processes: int | None) -> Pl
     if launched():
         kind, ranks = device or _best_device(), int(os.environ["WORLD_SIZE"])
         return Placement(kind, ranks, f"{ranks} × {kind}")
-    if device == "cpu" or (device is None and gpus is None and _best_device() == "cpu"):
-        count = processes or _gpu_count(gpus) or 1
+    chosen = _chosen(gpus)
+    kind = device or ("cuda" if gpus is not None else _best_device())
+    if kind == "cpu":
+        count = processes or len(chosen or "1")
         return Placement("cpu", count, "the CPU" + (f" with {count} processes" if count > 1 else ""))
-    if device == "mps" or (device is None and gpus is None and _best_device() == "mps"):
+    if processes is not None:
+        raise AlexNetError("--processes is for the CPU", "add --device cpu, or say --gpus instead")
+    if kind == "mps" and len(chosen or "1") > 1:
+        raise AlexNetError(f"--gpus {gpus}: with mps there is one GPU", "leave --gpus away")
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise AlexNetError("--device mps: this machine has no usable Apple GPU", "use the CPU: --device cpu")
         return Placement("mps", 1, "the Apple GPU")
-    return _on_gpus(gpus)
+    return _on_gpus(gpus, chosen)
+
+
+def device(name: str | None) -> torch.device:
+    """The one device that a command without ranks of its own works on."""
+    return torch.device(placement(name, None, None).device)
 
 
 def launched() -> bool:
-    """Whether a launcher (ours, torchrun or Slurm's) started this process as one of several."""
+    """Whether a launcher (ours or torchrun) started this process as one of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -46,37 +65,43 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _on_gpus(gpus: str | None) -> Placement:
+def _on_gpus(gpus: str | None, chosen: list[int] | None) -> Placement:
     found = torch.cuda.device_count()
-    if gpus is None or gpus == "all":
-        chosen = list(range(1 if gpus is None else found))
-    elif "," in gpus:
-        chosen = [int(part) for part in gpus.split(",") if part.strip().isdigit()]
-    else:
-        chosen = list(range(_gpu_count(gpus) or 0))
+    chosen = chosen or list(range(1 if gpus is None else found))
     if not chosen or max(chosen) >= found:
-        wanted = gpus or "1"
+        count, said = len(chosen), "--device cuda" if gpus is None else f"--gpus {gpus}"
         raise AlexNetError(
-            f"--gpus {wanted}: this machine has {found or 'no'} usable GPU{'s' * (found != 1)}",
-            f"to train on the CPU with {wanted} processes: ALEXNET_DEVICE=cpu alexnet train --gpus {wanted}",
+            f"{said}: this machine has {found or 'no'} usable GPU{'s' * (found != 1)}",
+            "use the CPU: --device cpu"
+            if gpus in (None, "all")
+            else f"to train on the CPU with {count} process{'es' * (count > 1)}: "
+            f"ALEXNET_DEVICE=cpu alexnet train --gpus {gpus}",
         )
-    if len(chosen) != max(chosen) + 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
+    if chosen != list(range(len(chosen))):
+        # A scheduler may have lent some of the machine's GPUs only: ours are counted among those.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        lent = visible.split(",") if visible else [str(n) for n in range(found)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lent[n] for n in chosen)
     return Placement("cuda", len(chosen), f"{len(chosen)} GPU{'s' * (len(chosen) > 1)}")
 
 
-def _gpu_count(gpus: str | None) -> int | None:
-    """How many devices `--gpus` names, when that does not depend on the machine."""
+def _chosen(gpus: str | None) -> list[int] | None:
+    """The devices that `--gpus` names, or None when that depends on the machine."""
     if gpus is None or gpus == "all":
         return None
     parts = [part.strip() for part in gpus.split(",")]
-    if not all(part.isdigit() for part in parts) or (len(parts) == 1 and int(parts[0]) < 1):
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    chosen = numbers if len(parts) > 1 else list(range(min(*numbers, 1025))) if numbers else []
+    if not 0 < len(chosen) <= 1024 or len(set(chosen)) < len(parts):
         raise AlexNetError(f"--gpus {gpus}: not understood", "give a count (2), a list (0,1) or all")
-    return int(parts[0]) if len(parts) == 1 else len(parts)
+    return chosen
 
 
 def relaunch(ranks: int) -> int:
-    """Run this same command line as `ranks` processes under PyTorch's elastic launcher; its exit code."""
+    """Run this same command line as `ranks` processes under PyTorch's elastic launcher; its exit code.
+
+    When a rank fails the others lose it and fail too; the error that was the cause is raised here, once.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -91,17 +116,43 @@ def relaunch(ranks: int) -> int:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "alexnet_cli", *sys.argv[1:])
-    except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return next((code for code in codes if code > 0), 1)
-    except SignalException as error:
-        return 128 + int(error.sigval)
+    # Between a signal and a kill there must be time for a step, a validation and a checkpoint.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "900")
+    logging.disable(logging.ERROR)  # the launcher's own account of the failure, which says nothing of the cause
+    with tempfile.TemporaryDirectory(prefix="alexnet-") as reports:
+        os.environ[REPORTS] = reports
+        try:
+            elastic_launch(config, sys.executable)("-m", "alexnet_cli", *sys.argv[1:])
+        except ChildFailedError as error:
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            return _show_cause(Path(reports), codes) or next((code for code in codes.values() if code > 0), 1)
+        except SignalException as error:
+            return 128 + int(error.sigval)
+        finally:
+            del os.environ[REPORTS]
     return 0
+
+
+def _show_cause(reports: Path, codes: dict[int, int]) -> int:
+    """Raise the mistake that a rank reported, or that one was killed; else show the traceback that came first.
+
+    0 if there is none of these.
+    """
+    found = [
+        json.loads(path.read_text()) for path in sorted(reports.iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    ]
+    mistakes = [report for report in found if "message" in report]
+    if mistakes:
+        raise AlexNetError(**min(mistakes, key=lambda report: int(report["exit_code"])))  # signals come last
+    killed = [rank for rank, code in codes.items() if code == -signal.SIGKILL]
+    if killed:
+        hint = "was the machine out of memory? The same command goes on from the last checkpoint"
+        raise AlexNetError(f"process {killed[0]} was killed", hint)
+    sys.stderr.write("".join(report["traceback"] for report in found[:1]))
+    return min(1, len(found))
 
 
 def threads_per_rank(ranks: int) -> int:
     """Arithmetic threads for each process of this machine, so that several do not crowd each other out."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    return max(1, len(os.sched_getaffinity(0)) // local)
+    return max(1, cores() // local)

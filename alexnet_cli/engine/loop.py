@@ -30,11 +30,12 @@ from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.prediction import NetworkClassifier, autocast
 from alexnet_cli.engine.signals import Stop
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.files import disk_errors
 from alexnet_cli.loading.augmentation import Colours
 from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead
 from alexnet_cli.loading.plan import Plan
 from alexnet_cli.network.alexnet import AlexNet, initialise
-from alexnet_cli.runs import Run, cut_metrics
+from alexnet_cli.runs import Run, tidy
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,6 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class Saved:
-    path: Path
-
-
-@dataclass(frozen=True)
 class Ended:
     run: Path
     said: str
@@ -110,14 +106,14 @@ class Ended:
 EVERY_STEP_UNTIL = 1000
 """Steps that are all logged."""
 
-Event = Note | Started | Step | Validating | Validated | Saved | Ended
+Event = Note | Started | Step | Validating | Validated | Ended
 
 
 def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, threads: int) -> Iterator[Event]:
     """Train `run` from where it stands until its schedule ends, a limit is reached or `stop` is asked for."""
     recipe = run.config.recipe
     plan = Plan(len(dataset.splits["train"].index), recipe.optimizer.batch_size, run.config.seed)
-    validate_every = max(1, round(run.config.eval_every * plan.steps))
+    every = max(1, round(run.config.eval_every * plan.steps))
     with Reader(dataset.splits["train"]) as reader, _Session(run, dataset, ranks, threads) as session:
         model, velocity = session.model, session.velocity
         replicas = ranks.wrapped(model)
@@ -127,7 +123,12 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
         steps = min(plan.steps * recipe.schedule.epochs, limits.max_steps or sys.maxsize)
         yield Started(run.root, session.position, steps, limits.max_seconds)
         with closing(ahead(build, places, threads)) as batches:
-            while not (end := _end(session, limits, stop)):
+            while True:
+                if session.validation_due(every):
+                    yield from session.validate(stop, judge=True)
+                    session.save()
+                if end := _end(session, limits, stop):
+                    break
                 position = session.position
                 asked = time.perf_counter()
                 batch = next(batches)
@@ -149,17 +150,16 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 session.advance(plan.steps)
                 done = Step(position.epoch + 1, position.steps + 1, value, rate, pictures, waited=waited)
                 yield session.log(done)
-                if session.position.steps % validate_every == 0:
-                    yield from session.validate(judge=True)
-                    yield session.save()
-                elif ranks.any(session.save_due(limits)):
-                    yield session.save()
+                if ranks.any(session.save_due(limits)):
+                    session.save()
 
-        session.position = replace(session.position, finished=end.finished)
-        yield session.save()
-        if not end.stopped and session.position.steps % validate_every:
+        session.save()
+        if not end.stopped and session.position.judged < session.position.steps:
             # For the reader, not for the schedule: a continuation forgets it, as if the run had not paused here.
-            yield from session.validate(judge=False)
+            yield from session.validate(stop, judge=False)
+        if end.finished:
+            session.position = replace(session.position, finished=end.finished)
+            session.save()
         yield Ended(run.root, end.said, stop.signal, session.position)
 
 
@@ -182,11 +182,12 @@ class _Session:
         self.subject = replace(self.subject, colours=self.subject.colours.on(ranks.device))
         self._started = self._saved = time.monotonic()
         self._seconds_before = self.position.seconds
+        self._on_disk = self.position if saved else None
 
     def __enter__(self) -> "_Session":
         if self.ranks.rank == 0:
-            cut_metrics(self.run, self.position.metrics_size)
-            self._metrics = self.run.metrics.open("ab")
+            tidy(self.run, self.position.metrics_size)
+            self._metrics = self.run.metrics.open("ab", buffering=0)
         return self
 
     def __exit__(
@@ -195,9 +196,18 @@ class _Session:
         if self.ranks.rank == 0:
             self._metrics.close()
 
+    def elapsed(self) -> float:
+        """Seconds of this call."""
+        return time.monotonic() - self._started
+
     def seconds(self) -> float:
-        """Wall time of the run, over all its parts."""
-        return self._seconds_before + time.monotonic() - self._started
+        """Seconds of the run, over all its calls."""
+        return self._seconds_before + self.elapsed()
+
+    def validation_due(self, every: int) -> bool:
+        """Whether the schedule waits for one here: also first of all, when a stop came in its middle."""
+        position = self.position
+        return "val" in self.dataset.splits and position.judged < position.steps and position.steps % every == 0
 
     def advance(self, steps_per_epoch: int) -> None:
         epoch, step = divmod(self.position.epoch * steps_per_epoch + self.position.step + 1, steps_per_epoch)
@@ -210,8 +220,8 @@ class _Session:
             self._write("step", asdict(step))
         return step
 
-    def validate(self, judge: bool) -> Iterator[Event]:
-        """Errors on the validation split; `judge` lets the schedule know of them."""
+    def validate(self, stop: Stop, judge: bool) -> Iterator[Event]:
+        """Errors on the validation split; `judge` lets the schedule know of them. A stop breaks it off."""
         split = self.dataset.splits.get("val")
         if split is None:
             return
@@ -219,13 +229,16 @@ class _Session:
         mean = self.subject.colours.mean
         classifier = NetworkClassifier(self.model, mean, 1, self.ranks.device, self.run.config.precision)
         for tally in tallies(classifier, split, self.ranks, self.threads):
+            if stop.signal and self.ranks.size == 1:  # several would have to agree, and they have begun together
+                return
             yield Validating(tally.pictures, len(split.index))
         error = tally.top1_error
         best = position.best_error is None or error < position.best_error
         if judge:
-            position = replace(position, plateau=position.plateau.after(error, recipe.schedule))
+            plateau = position.plateau.after(error, recipe.schedule)
+            position = replace(position, plateau=plateau, judged=position.steps)
         self.position = replace(position, best_error=error if best else position.best_error)
-        if best and self.ranks.rank == 0:
+        if self.ranks.rank == 0 and error < self.run.best_saved_error():
             checkpoints.save(self.run.best, self._checkpoint(velocity=False))
         event = Validated(
             position.steps, tally, len(self.dataset.classes), best, position.plateau.count, self.seconds()
@@ -236,19 +249,19 @@ class _Session:
     def save_due(self, limits: Limits) -> bool:
         return time.monotonic() - self._saved >= limits.save_seconds
 
-    def save(self) -> Saved:
-        """Write `last`, keeping the one before as `previous`."""
+    def save(self) -> None:
+        """Write `last`, keeping the one before as `previous`; nothing if it is there already."""
+        if self.position == self._on_disk:
+            return
         run, size = self.run, 0
         if self.ranks.rank == 0:
-            self._metrics.flush()
             os.fsync(self._metrics.fileno())
             size = self._metrics.tell()
         self.position = replace(self.position, seconds=self.seconds(), metrics_size=size)
         if self.ranks.rank == 0:
             checkpoints.save(run.last, self._checkpoint(velocity=True), keep=run.previous)
         self.ranks.wait()
-        self._saved = time.monotonic()
-        return Saved(run.last)
+        self._saved, self._on_disk = time.monotonic(), self.position
 
     def _checkpoint(self, velocity: bool) -> Checkpoint:
         weights: dict[str, Tensor] = dict(self.model.named_parameters())
@@ -257,8 +270,8 @@ class _Session:
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         if self.ranks.rank == 0:
-            self._metrics.write(json.dumps({"kind": kind, **values}).encode() + b"\n")
-            self._metrics.flush()
+            with disk_errors(self.run.metrics):
+                self._metrics.write(json.dumps({"kind": kind, **values}).encode() + b"\n")
 
 
 @dataclass(frozen=True)
@@ -279,8 +292,8 @@ def _end(session: _Session, limits: Limits, stop: Stop) -> _End | None:
         return _End(f"all {schedule.epochs} epochs are done", "epochs")
     if limits.max_steps is not None and position.steps >= limits.max_steps:
         return _End(f"{limits.max_steps} steps are done")
-    if session.ranks.any(limits.max_seconds is not None and session.seconds() >= limits.max_seconds):
-        return _End(f"the time is up after {session.seconds() / 60:.1f} minutes")
+    if session.ranks.any(limits.max_seconds is not None and session.elapsed() >= limits.max_seconds):
+        return _End(f"the time is up after {session.elapsed() / 60:.1f} minutes")
     return None
 
 

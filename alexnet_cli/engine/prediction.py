@@ -31,7 +31,6 @@ class NetworkClassifier:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
-        was_training = self.model.training
         self.model.eval()
         pictures, views = pictures.to(self.device), evaluation_views(self.crops, len(pictures))
         total = torch.zeros(())
@@ -39,7 +38,6 @@ class NetworkClassifier:
             with autocast(self.device, self.precision):
                 logits = self.model(cut(pictures, self.mean, view))
             total = total + logits.float().softmax(1).cpu()
-        self.model.train(was_training)
         return total / len(views)
 
 
@@ -48,7 +46,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def classifier(checkpoint: Checkpoint, crops: int, device: torch.device) -> NetworkClassifier:
-    model = model_of(checkpoint, device).eval()
+    model = model_of(checkpoint, device)
     return NetworkClassifier(model, checkpoint.subject.colours.mean.to(device), crops, device)
 
 

@@ -1,5 +1,6 @@
 """From what a user asked for to a run that trains: which run goes on, on which ranks, with which threads."""
 
+import math
 import platform
 import re
 import sys
@@ -13,7 +14,7 @@ import torch
 
 from alexnet_cli import __version__, settings
 from alexnet_cli import runs as run_directories
-from alexnet_cli.dataset.manifest import Dataset, Split
+from alexnet_cli.dataset.manifest import Dataset
 from alexnet_cli.engine import parallel
 from alexnet_cli.engine.launch import Placement, threads_per_rank
 from alexnet_cli.engine.loop import Event, Limits, Note, train
@@ -50,10 +51,18 @@ def config(
 ) -> Config:
     if precision not in get_args(Precision):
         raise AlexNetError(f"there is no precision '{precision}'", f"it is {' or '.join(get_args(Precision))}")
+    if not math.isfinite(eval_every):
+        raise AlexNetError(f"--eval-every {eval_every}: not a number of epochs", "give a number above 0")
     if "train" not in dataset.splits:
         raise AlexNetError(f"the dataset in {dataset.root} has no training pictures", "prepare one that has")
     machine = Machine(place.device, place.ranks, threads_per_rank(place.ranks))
     return Config(recipe, dataset.fingerprint, seed, eval_every, precision, machine)  # type: ignore[arg-type]
+
+
+def config_of(run: Path, dataset: Dataset, place: Placement) -> Config:
+    """What a run was started with, here and on this dataset."""
+    machine = Machine(place.device, place.ranks, threads_per_rank(place.ranks))
+    return replace(run_directories.open_run(run).config, dataset=dataset.fingerprint, machine=machine)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Job:
         """One batch of everything (training, validation, checkpoint) in a directory that is thrown away."""
         ranks = parallel.join(self.place.device)
         batch = self.config.recipe.optimizer.batch_size
-        little = replace(self.dataset, splits={n: _first(s, batch) for n, s in self.dataset.splits.items()})
+        little = replace(self.dataset, splits={n: s.part(batch) for n, s in self.dataset.splits.items()})
         with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
             run = run_directories.create_run(Path(folder), "dry-run", self.config, {})
             yield from self._trained(run, little, ranks, replace(self.limits, max_steps=1))
@@ -114,15 +123,9 @@ class Job:
                 f"the run began on {before.ranks} × {before.device} and goes on with "
                 f"{here.ranks} × {here.device}: equal to rounding, not bit for bit"
             )
-        try:
-            with run_directories.locked(run, ranks.rank == 0), Stop() as stop:
-                yield from train(run, dataset, ranks, limits, stop, threads())
-        finally:
-            parallel.leave()
-
-
-def _first(split: Split, count: int) -> Split:
-    return replace(split, index=split.index[:count])
+        with run_directories.locked(run, ranks.rank == 0), Stop() as stop:
+            yield from train(run, dataset, ranks, limits, stop, threads())
+        parallel.leave()
 
 
 def _about(dataset: Dataset) -> dict[str, Any]:

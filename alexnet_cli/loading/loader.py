@@ -26,7 +26,7 @@ from alexnet_cli.dataset.manifest import Split
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import augmentation, draws
 from alexnet_cli.loading.plan import Part, Plan
-from alexnet_cli.machine import cores
+from alexnet_cli.machine import allow_open_files, cores
 from alexnet_cli.recipes import Recipe
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class Reader:
 
     def __init__(self, split: Split) -> None:
         self.split = split
+        allow_open_files(len(split.shards))
         self._files = ExitStack()
         self._descriptors: list[int] = []
         for shard in split.shards:

@@ -23,12 +23,13 @@ class AlexNet(nn.Module):
     def __init__(self, net: Network, classes: int) -> None:
         super().__init__()
         k1, k2, k3, k4, k5, h6, h7 = net.widths
+        s1, s2, s3, s4, s5 = paper.CONVOLUTION_SIZES
         towers = net.towers
-        self.conv1 = nn.Conv2d(3, k1, 11, stride=4)
-        self.conv2 = nn.Conv2d(k1, k2, 5, padding=2, groups=towers)
-        self.conv3 = nn.Conv2d(k2, k3, 3, padding=1)
-        self.conv4 = nn.Conv2d(k3, k4, 3, padding=1, groups=towers)
-        self.conv5 = nn.Conv2d(k4, k5, 3, padding=1, groups=towers)
+        self.conv1 = nn.Conv2d(3, k1, s1, stride=paper.CONV1_STRIDE)
+        self.conv2 = nn.Conv2d(k1, k2, s2, padding=s2 // 2, groups=towers)
+        self.conv3 = nn.Conv2d(k2, k3, s3, padding=s3 // 2)
+        self.conv4 = nn.Conv2d(k3, k4, s4, padding=s4 // 2, groups=towers)
+        self.conv5 = nn.Conv2d(k4, k5, s5, padding=s5 // 2, groups=towers)
         self.fc6 = nn.Linear(k5 * 6 * 6, h6)
         self.fc7 = nn.Linear(h6, h7)
         self.fc8 = nn.Linear(h7, classes)

@@ -69,5 +69,11 @@ def list_split(root: Path, folder: Path, classes: tuple[str, ...], ignored: list
 
 def visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
     """Give what is not hidden, sorted by name so that every machine sees one order."""
-    with os.scandir(folder) as entries:
+    try:
+        found = os.scandir(folder)
+    except OSError as error:
+        raise AlexNetError(
+            f"{folder} cannot be read: {error.strerror}", "make it readable, or take it out of the source"
+        ) from error
+    with found as entries:
         yield from sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
