@@ -150,6 +150,8 @@ def create_run(folder: Path, name: str | None, config: Config, about: dict[str, 
 
 def _claimed(folder: Path, name: str | None, stem: str) -> Path:
     """A directory that nobody had before, also when several processes look for one at once."""
+    if name is not None and (Path(name).name != name or name.startswith(".")):
+        raise AlexNetError(f"--name {name}: not the name of a run", "give a bare name; --runs says where runs lie")
     while True:
         root = folder / (name or _free_name(folder, stem))
         with disk_errors(root):

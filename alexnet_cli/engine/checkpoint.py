@@ -130,18 +130,21 @@ def _damaged(path: Path, problem: str) -> AlexNetError:
     return AlexNetError(f"{path} is damaged: {problem}", "use the run's previous or best checkpoint")
 
 
-def newest(run: runs.Run) -> Checkpoint | None:
-    """Where a run goes on: its last checkpoint, or the one before if that is damaged; None before the first."""
+def newest(run: runs.Run) -> tuple[Checkpoint | None, str]:
+    """Where a run goes on: its last checkpoint, or the one before if that is damaged; None before the first.
+
+    The second value says what was wrong, for the user.
+    """
     problem = None
     for path in (run.last, run.previous):
         if path.exists():
             try:
-                return load(path)
+                return load(path), f"{problem.message}: going on from {path}" if problem else ""
             except AlexNetError as error:
                 problem = problem or error
     if problem is not None:
         raise problem
-    return None
+    return None, ""
 
 
 def empty_model(recipe: Recipe, classes: int) -> AlexNet:

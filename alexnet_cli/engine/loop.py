@@ -121,6 +121,8 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
         build = TrainingBatches(reader, plan, recipe, colours, seed, ranks.rank, ranks.size, ranks.device)
         places = _places(session.position, plan.steps, recipe.schedule.epochs)
         steps = min(plan.steps * recipe.schedule.epochs, limits.max_steps or sys.maxsize)
+        if session.problem:
+            yield Note(session.problem)
         yield Started(run.root, session.position, steps, limits.max_seconds)
         with closing(ahead(build, places, threads)) as batches:
             while True:
@@ -168,7 +170,7 @@ class _Session:
 
     def __init__(self, run: Run, dataset: Dataset, ranks: Ranks, threads: int) -> None:
         self.run, self.dataset, self.ranks, self.threads = run, dataset, ranks, threads
-        saved = checkpoints.newest(run)
+        saved, self.problem = checkpoints.newest(run)
         if saved is None:
             self.position, self.subject = Position(), _subject(dataset)
             self.model = AlexNet(run.config.recipe.network, len(dataset.classes))
