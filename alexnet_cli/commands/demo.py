@@ -13,7 +13,7 @@ from alexnet_cli import console
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("alexnet-demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 120,
+    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 200,
 ) -> None:
     """Draw pictures of shapes, prepare them, train a small net on them, evaluate it and ask it about one.
 
@@ -22,6 +22,7 @@ def demo(
     Example: alexnet demo --out /tmp/alexnet-demo
     """
     from alexnet_cli.dataset.demo import draw_demo
+    from alexnet_cli.runs import checkpoint_header, newest_model
 
     pictures, dataset, runs = out / "pictures", out / "dataset", out / "runs"
     console.note(f"drawing labelled pictures in {pictures}")
@@ -30,11 +31,13 @@ def demo(
     _run("prepare", str(pictures), "--out", str(dataset), "--overwrite")
     _run(
         *("train", "--recipe", "small", "--data", str(dataset), *where, "--new"),
-        *("--max-steps", str(steps), "--batch-size", "96", "--eval-every", "1"),
+        *("--max-steps", str(steps), "--batch-size", "64", "--eval-every", "1"),
     )
     _run("eval", "--data", str(dataset), *where, "--crops", "10")
     _run("predict", str(min((pictures / "val" / "star").glob("star-*"))), *where, "--top", "3")
-    console.note(f"\nAll of it lies in {out}; remove it when you have seen enough.")
+    error = checkpoint_header(newest_model(runs))["best_error"]
+    console.note(f"\nOf pictures it had never seen it names {100 - error:.1f} % right.")
+    console.note(f"All of it lies in {out}; remove it when you have seen enough.")
 
 
 def _run(*arguments: str) -> None:

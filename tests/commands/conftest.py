@@ -1,0 +1,26 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def trained(place: Path, alexnet: Callable[..., Any], net: tuple[str, ...]) -> Path:
+    """A run of three steps in the working directory."""
+    alexnet("train", *net, "--max-steps", 3).succeeded()
+    return (place / "runs" / "small-1").relative_to(place)
+
+
+@pytest.fixture
+def six(place: Path, alexnet: Callable[..., Any]) -> Path:
+    """The dataset directory of six classes, so that top-5 means something."""
+    from PIL import Image
+
+    for label in range(6):
+        for split in ("train", "val"):
+            folder = place / "six" / split / f"class {label}"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (20, 20), (40 * label, 90, 250 - 40 * label)).save(folder / "1.png")
+    alexnet("prepare", "six", "--out", "six-classes").succeeded()
+    return (place / "six-classes").relative_to(place)

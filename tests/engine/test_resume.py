@@ -1,0 +1,299 @@
+"""Nothing is lost when a run is stopped, and nothing is different after it goes on."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alexnet_cli import runs
+from alexnet_cli.cli import main
+from alexnet_cli.dataset.manifest import open_dataset
+from alexnet_cli.engine import training
+from alexnet_cli.engine.launch import placement
+from alexnet_cli.engine.loop import Ended, Limits, Validated, Validating
+from alexnet_cli.files import write_json
+
+Run = Callable[..., Any]
+
+# Six steps an epoch, the last with five pictures. No validation is better than the first, so each is a plateau.
+OPTIONS = ("--batch-size", "7", "--set", "patience=1")
+STEPS = 20
+WALL_TIME = ("seconds", "waited", "metrics_size")
+
+
+def state(run: Path, file: str = "last") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """All tensors of a checkpoint, and what it says of itself apart from wall time."""
+    path = run / f"{file}.safetensors"
+    facts = runs.checkpoint_header(path)
+    return load_file(path), {key: value for key, value in facts.items() if key not in WALL_TIME}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    lines = runs.read_metrics(runs.open_run(run))
+    return [{key: value for key, value in line.items() if key not in WALL_TIME} for line in lines]
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    """Weights, velocity, position and metrics, bit for bit; the best may be from a validation at a pause."""
+    (ours, our_facts), (theirs, their_facts) = state(run), state(whole)
+    assert our_facts == their_facts
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert metrics(run) == metrics(whole)
+    assert state(run, "best")[1]["best_error"] <= state(whole, "best")[1]["best_error"]
+
+
+@pytest.fixture
+def train(alexnet: Run, net: tuple[str, ...], place: Path) -> Run:
+    return lambda *options: alexnet("train", *net, *OPTIONS, "--data", place / "dataset", *options)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, net: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run without a pause."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patch:
+        where = ("--data", str(tiny), "--runs", str(folder), "--max-steps", str(STEPS))
+        patch.setattr(sys, "argv", ["alexnet", "train", *net, *OPTIONS, *where])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    return folder / "small-1"
+
+
+def test_the_reference_drops_its_rate_and_validates_at_its_end(whole: Path) -> None:
+    lines = metrics(whole)
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    assert [line["pictures"] for line in steps[:6]] == [7, 7, 7, 7, 7, 5]
+    assert [round(line["rate"], 7) for line in steps[6::6]] == [0.01, 0.001, 0.0001]
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [6, 12, 18, 20]
+    assert len({line["loss"] for line in steps}) == STEPS
+
+
+def test_a_paused_run_is_bit_equal_to_an_uninterrupted_one(train: Run, whole: Path) -> None:
+    for steps in (4, 12, 15, STEPS):  # 12 is a step of validation, the others are not
+        train("--max-steps", steps).succeeded()
+    assert_same(Path("runs/small-1"), whole)
+    assert [path.name for path in Path("runs").iterdir()] == ["small-1"]
+
+
+def test_loader_threads_change_nothing(train: Run, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps, threads in ((8, 1), (STEPS, 3)):
+        monkeypatch.setattr("alexnet_cli.engine.training.threads", lambda count=threads: count)
+        train("--max-steps", steps).succeeded()
+    assert_same(Path("runs/small-1"), whole)
+
+
+def test_what_a_killed_process_left_is_cut_off(train: Run, whole: Path) -> None:
+    train("--max-steps", 8).succeeded()
+    with Path("runs/small-1/metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "step", "step": 9, "loss": 0}\n{"kind": "st')
+    (Path("runs/small-1") / ".last.safetensors.1234.tmp").write_bytes(b"cut short by a kill")
+    train("--max-steps", STEPS).succeeded()
+    assert_same(Path("runs/small-1"), whole)
+    assert not list(Path("runs/small-1").glob(".*.tmp"))
+
+
+def wait_for(lines: int, path: Path, command: Any) -> None:
+    while command.process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= lines):
+        time.sleep(0.002)
+
+
+def kill_and_continue(kills: int, seed: int, train: Run, spawn: Run, net: tuple[str, ...], whole: Path) -> None:
+    """Kill it in the middle of its steps, one further on each time, and sometimes while it begins."""
+    chance = random.Random(seed)
+    log = Path("runs/small-1/metrics.jsonl")
+    interrupted = 0
+    for lines in sorted(chance.sample(range(1, STEPS), kills)):
+        command = spawn("train", *net, *OPTIONS, "--max-steps", STEPS)
+        if chance.random() < 0.8:
+            wait_for(lines, log, command)
+            time.sleep(chance.uniform(0, 0.05))
+        else:
+            time.sleep(chance.uniform(0, 3))
+        interrupted += command.process.poll() is None
+        command.process.kill()
+        command.outcome()
+    assert interrupted
+    train("--max-steps", STEPS).succeeded()
+    assert_same(Path("runs/small-1"), whole)
+    assert [path.name for path in Path("runs").iterdir()] == ["small-1"]
+    assert not list(Path("runs/small-1").glob(".*.tmp"))
+
+
+def test_three_kills_lose_nothing(train: Run, spawn: Run, net: tuple[str, ...], whole: Path) -> None:
+    kill_and_continue(3, 99, train, spawn, net, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(10))
+def test_fifty_kills_lose_nothing(train: Run, spawn: Run, net: tuple[str, ...], whole: Path, attempt: int) -> None:
+    kill_and_continue(5, attempt, train, spawn, net, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_so(spawn: Run, train: Run, net: tuple[str, ...], number: signal.Signals) -> None:
+    command = spawn("train", *net, *OPTIONS, "--set", "patience=90")
+    run = Path("runs/small-1")
+    wait_for(7, run / "metrics.jsonl", command)
+    os.kill(command.process.pid, number)
+    outcome = command.outcome()
+    assert outcome.code == 128 + number and "Traceback" not in outcome.err
+    assert "stopped by a signal, at step " in outcome.err
+    _, facts = state(run)
+    assert facts["steps"] >= 5 and facts["finished"] == ""
+    steps = [line["step"] for line in metrics(run) if line["kind"] == "step"]
+    assert steps == list(range(1, facts["steps"] + 1)), "the checkpoint is that of the last step"
+    train("--set", "patience=90", "--max-steps", facts["steps"] + 1).succeeded()
+    assert state(run)[1]["steps"] == facts["steps"] + 1
+
+
+def test_a_stop_within_a_validation_makes_it_again(train: Run, whole: Path, tiny: Path) -> None:
+    train("--max-steps", 3).succeeded()
+    config = runs.open_run(Path("runs/small-1")).config
+    job = training.Job(open_dataset(tiny), config, Limits(), placement("cpu", None, None))
+    happened = []
+    for event in job.started(Path("runs"), "small-1", None, False):
+        happened.append(type(event))
+        if isinstance(event, Validating):
+            signal.raise_signal(signal.SIGINT)
+    assert isinstance(event, Ended) and event.signal == signal.SIGINT and event.position.steps == 6
+    assert Validated not in happened
+    train("--max-steps", STEPS).succeeded()
+    assert_same(Path("runs/small-1"), whole)
+
+
+def test_the_best_checkpoint_is_never_replaced_by_a_worse(train: Run) -> None:
+    best = []
+    for steps in range(2, 16, 2):
+        train("--max-steps", steps).succeeded()
+        best.append(state(Path("runs/small-1"), "best")[1]["best_error"])
+    errors = [line["tally"]["wrong1"] / 0.18 for line in metrics(Path("runs/small-1")) if "tally" in line]
+    assert best == sorted(best, reverse=True) and best[-1] <= min(errors) + 1e-9
+
+
+def test_a_second_writer_is_refused(train: Run) -> None:
+    train("--max-steps", 1).succeeded()
+    with runs.locked(runs.open_run(Path("runs/small-1"))):
+        train("--max-steps", 2, "--resume", "runs/small-1").failed("is being trained by another process", "--new")
+        train("--max-steps", 2, "--name", "small-1").failed("is being trained by another process", "--new")
+        # Without a name the run that is being written is passed over.
+        assert "runs/small-2" in train("--max-steps", 1).succeeded().out
+    assert state(Path("runs/small-1"))[1]["steps"] == 1
+
+
+def test_the_same_command_goes_on_and_new_does_not(train: Run) -> None:
+    assert "runs/small-1" in train("--max-steps", 1).succeeded().out
+    again = train("--max-steps", 2).succeeded()
+    assert "runs/small-1" in again.out and "from step 1" in again.err
+    assert "runs/small-2" in train("--max-steps", 1, "--new").succeeded().out
+    assert "runs/small-3" in train("--max-steps", 1, "--seed", 2).succeeded().out, "another seed is another run"
+    assert "from step 1" in train("--max-steps", 2).succeeded().err
+    assert [state(Path(f"runs/small-{n}"))[1]["steps"] for n in (1, 2, 3)] == [2, 2, 1], "the newest goes on"
+    assert "from step 2" in train("--max-steps", 3, "--resume", "runs/small-1").succeeded().err
+
+
+def test_a_name_is_the_run(train: Run) -> None:
+    assert "runs/mine" in train("--name", "mine", "--max-steps", 1).succeeded().out
+    assert "from step 1" in train("--name", "mine", "--max-steps", 2).succeeded().err
+    train("--name", "mine", "--new").failed("runs/mine exists already", "another --name")
+    outcome = train("--name", "mine", "--lr", 0.02)
+    outcome.failed("the run runs/mine has recipe.optimizer.rate = 0.01, not 0.02", "--new")
+    assert [path.name for path in Path("runs").iterdir()] == ["mine"]
+
+
+def test_to_resume_it_a_run_needs_none_of_its_options(train: Run, alexnet: Run, whole: Path) -> None:
+    train("--max-steps", 4).succeeded()
+    outcome = alexnet("train", "--resume", "runs/small-1", "--max-steps", STEPS).succeeded()
+    assert "from step 4" in outcome.err
+    assert_same(Path("runs/small-1"), whole)
+
+
+def test_resuming_something_else_names_the_difference(train: Run, tiny: Path) -> None:
+    train("--max-steps", 1).succeeded()
+    resume = ("--max-steps", 2, "--resume", "runs/small-1")
+    train(*resume, "--seed", 4).failed("has seed = 1, not 4", "--new")
+    train(*resume, "--set", "network.kernels=96,256,384,384,200").failed("recipe.network.kernels = 96,256", "own")
+    Path("other").mkdir()
+    for path in tiny.iterdir():
+        Path("other", path.name).symlink_to(path)
+    manifest = Path("other/manifest.json")
+    text = manifest.read_text()
+    manifest.unlink()
+    manifest.write_text(text + " ")
+    train(*resume, "--data", "other").failed("has dataset = ", "--new")
+    train("--max-steps", 2, "--resume", "runs").failed("runs is not a run directory", "alexnet train")
+    assert state(Path("runs/small-1"))[1]["steps"] == 1
+
+
+def test_a_finished_run_is_not_gone_on_with(train: Run) -> None:
+    first = train("--epochs", 1).succeeded()
+    assert "all 1 epochs are done, at step 6" in first.err
+    train("--epochs", 1, "--resume", "runs/small-1").failed("the run runs/small-1 is finished", "--new")
+    train("--epochs", 1, "--name", "small-1").failed("the run runs/small-1 is finished", "--new")
+    assert "runs/small-2" in train("--epochs", 1, "--max-steps", 1).succeeded().out
+
+
+def test_the_last_plateau_ends_a_run(train: Run) -> None:
+    # At a rate of zero the error never gets better: after the first, each validation is a plateau.
+    outcome = train("--lr", 0).succeeded()
+    assert "the validation error stopped improving, at step 30" in outcome.err
+    assert state(Path("runs/small-1"))[1]["finished"] == "plateau"
+
+
+def test_a_time_limit_pauses(train: Run) -> None:
+    assert "the time is up" in train("--max-time", "0.2s").succeeded().err
+    before = state(Path("runs/small-1"))[1]
+    assert before["finished"] == "" and before["steps"] >= 1
+    assert f"from step {before['steps']}" in train("--max-steps", before["steps"] + 1).succeeded().err
+    # The limit is of each call, so that the same command gets further.
+    assert "the time is up" in train("--max-time", "0.2s").succeeded().err
+    assert state(Path("runs/small-1"))[1]["steps"] > before["steps"] + 1
+    train("--max-time", "soon").failed("--max-time soon: not a time", "30m")
+
+
+def spoil_randomly(path: Path) -> None:
+    path.write_bytes(random.Random(1).randbytes(5000))
+
+
+def spoil_by_cutting(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1000)
+
+
+@pytest.mark.parametrize("spoil", [spoil_randomly, spoil_by_cutting])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(train: Run, whole: Path, spoil: Run) -> None:
+    train("--max-steps", 8).succeeded()
+    run = Path("runs/small-1")
+    spoil(run / "last.safetensors")
+    outcome = train("--max-steps", STEPS).succeeded()
+    assert "from step 6" in outcome.err  # where `previous` is
+    assert_same(run, whole)
+
+
+def test_two_damaged_checkpoints_are_an_error(train: Run) -> None:
+    train("--max-steps", 8).succeeded()
+    for name in ("last", "previous"):
+        spoil_randomly(Path(f"runs/small-1/{name}.safetensors"))
+    train("--max-steps", 9).failed("runs/small-1/last.safetensors is not a checkpoint of alexnet", "")
+
+
+def test_a_run_on_another_number_of_ranks_says_that_it_is_not_bit_equal(train: Run) -> None:
+    train("--max-steps", 1).succeeded()
+    path = Path("runs/small-1/config.json")
+    stored = runs.read_json(path)
+    stored["config"]["machine"]["ranks"] = 2
+    write_json(path, stored)
+    outcome = train("--max-steps", 2).succeeded()
+    assert "from step 1" in outcome.err and "equal to rounding, not bit for bit" in outcome.err
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(train: Run) -> None:
+    outcome = train("--lr", 1e30, "--max-steps", 20)
+    outcome.failed("the loss became", "--lr")
