@@ -1,5 +1,6 @@
 """What this process may use of the machine."""
 
+import ctypes
 import os
 import resource
 
@@ -21,3 +22,20 @@ def allow_open_files(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed blocks below 2 GB for the next use instead of giving them back at once.
+
+    A step on the CPU frees and asks again for hundreds of megabytes of activations; memory new from the system
+    must be zeroed and mapped page by page, a third of the step (docs/measurements.md). glibc only: where
+    there is no `mallopt`, nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _MOST)
+        mallopt(_TRIM_THRESHOLD, _MOST)
+
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
+_MOST = 2**31 - 1  # mallopt takes an int

@@ -12,6 +12,7 @@ from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.prediction import Classifier
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.loader import Reader, evaluation_batches
+from alexnet_cli.machine import keep_freed_memory
 
 # Batches are cut by index at this size whatever the ranks, so that each is computed in the same way.
 BATCH_SIZE = 128
@@ -62,6 +63,7 @@ def _few(classes: tuple[str, ...]) -> str:
 
 def tallies(classifier: Classifier, split: Split, ranks: Ranks, threads: int) -> Iterator[Tally]:
     """The counts after each batch of this rank; the last are those of all ranks together."""
+    keep_freed_memory()
     sums = torch.zeros(4, dtype=torch.float64)
     with Reader(split) as reader:
         for batch in evaluation_batches(reader, BATCH_SIZE, ranks.rank, ranks.size, threads):

@@ -21,6 +21,7 @@ from alexnet_cli.engine.loop import Event, Limits, Note, train
 from alexnet_cli.engine.signals import Stop
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.loader import threads
+from alexnet_cli.machine import keep_freed_memory
 from alexnet_cli.recipes import Recipe
 from alexnet_cli.runs import Config, Machine, Precision, Run
 
@@ -114,6 +115,7 @@ class Job:
         return run
 
     def _trained(self, run: Run, dataset: Dataset, ranks: parallel.Ranks, limits: Limits) -> Iterator[Event]:
+        keep_freed_memory()
         here, before = self.config.machine, run.config.machine
         if (here.device, here.ranks) == (before.device, before.ranks):
             torch.set_num_threads(before.threads)
