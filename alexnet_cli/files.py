@@ -5,10 +5,11 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from alexnet_cli.errors import AlexNetError
 
@@ -61,14 +62,35 @@ def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, message: str, hint: str) -> Iterator[None]:
-    """Hold the lock file `path`, or say that another process does; the kernel lets go however the process ends."""
+def locked(path: Path, message: str, hint: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path`, or say that another process does; the kernel lets go however the process ends.
+
+    For `patience` seconds it is tried again: `is_locked` takes a lock for an instant.
+    """
+    end = time.monotonic() + patience
     with disk_errors(path), path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlexNetError(message, hint) from None
+        while not _taken(file):
+            if time.monotonic() >= end:
+                raise AlexNetError(message, hint)
+            time.sleep(0.02)
         yield
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock file `path`."""
+    try:
+        with path.open("r+") as file:  # some file systems lock only what is open for writing
+            return not _taken(file)
+    except FileNotFoundError:
+        return False
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -1,11 +1,83 @@
-"""What this process may use of the machine."""
+"""What this process may use of the machine, which part of a job it is, and its signals."""
 
 import ctypes
 import os
 import resource
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 SPARE_FILES = 128
 """Open files that are left for everything but shards."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process's place among the `size` that a launcher started, and the cores that are its part."""
+
+    rank: int
+    size: int
+    cores: int
+
+
+ALONE = Job(0, 1, 1)
+
+
+def job() -> Job:
+    """What torchrun says of this process, else Slurm's srun, else that it is alone."""
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is not None and size is not None:
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return Job(int(rank), int(size), max(1, cores() // beside))
+    rank, size = os.environ.get("SLURM_PROCID"), os.environ.get(_STEP_SIZE)
+    if rank is not None and size is not None:
+        # On this node; Slurm writes "4(x2),3" for two nodes with four and one with three.
+        beside = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0])
+        lent = int(os.environ.get("SLURM_CPUS_ON_NODE", cores()))
+        return Job(int(rank), int(size), max(1, min(cores(), lent // beside)))
+    return Job(0, 1, cores())
+
+
+def adopt_slurm() -> None:
+    """Give torchrun's names to what srun says, for all that asks for these: the console, say."""
+    here = job()
+    if here.size > 1:
+        os.environ.setdefault("RANK", str(here.rank))
+
+
+_STEP_SIZE = "SLURM_STEP_NUM_TASKS"
+"""Not SLURM_NTASKS, which a batch script has too, before srun has started anything."""
+
+
+Handler = Callable[[int, Any], Any] | signal.Handlers
+
+
+@contextmanager
+def signals_handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
+    """Have `handler` take these signals for a while; only in the main thread, where alone it can be set."""
+    before: dict[int, Any] = {}
+    try:
+        for number in numbers:
+            before[number] = signal.signal(number, handler)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, even amid a call that never returns. Linux only."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+_SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl.h
 
 
 def cores() -> int:

@@ -5,12 +5,14 @@ thread, from bytes in memory. Ours also adds the picture to the statistics, as p
 """
 
 import io
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -18,13 +20,17 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from alexnet_cli import paper
-from alexnet_cli.dataset.images import QUALITY, PictureError, decode, encode, is_picture, resized, to_square
-from alexnet_cli.dataset.shards import Totals
+from alexnet_cli.dataset.images import PictureError, decode, encode, is_picture, prepared, resized, to_square
+from alexnet_cli.dataset.preparation import Options, prepare
+from alexnet_cli.dataset.shards import PICTURES_PER_SHARD, Totals
+from alexnet_cli.dataset.sources.listing import Files, Listing, Pictures
+from alexnet_cli.dataset.treatment import QUALITY, Treatment
 from alexnet_cli.errors import AlexNetError
 
 SIZE = paper.IMAGE_SIZE
 ROUNDS = 5
 OURS = "alexnet prepare"
+SHARDS = 4  # that each number of workers writes in `whole`
 Way = Callable[[bytes], object]
 
 
@@ -50,6 +56,42 @@ def rows(pictures: Path, count: int = 300) -> list[Row]:
     return [Row(name, len(data) / seconds[name], seconds[name] / seconds[OURS]) for name in ways]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The whole of a preparation with so many workers: pictures a second, and that over what one gives."""
+
+    workers: int
+    rate: float
+    times: float
+
+
+def whole(pictures: Path, shards: int = SHARDS) -> list[Whole]:
+    """Prepare the pictures under a folder to disk, over and over to fill the shards, by one worker and two.
+
+    From the first report of progress to the finished dataset: the start of the processes is not counted, all
+    else is. Raises AlexNetError where there are no pictures.
+    """
+    listing = repeated(picture_files(pictures, PICTURES_PER_SHARD), shards * PICTURES_PER_SHARD)
+    rates = {workers: measured(listing, workers) for workers in (1, 2)}
+    return [Whole(workers, rate, rate / rates[1]) for workers, rate in rates.items()]
+
+
+def repeated(paths: Sequence[Path], count: int) -> Listing:
+    """List `count` training pictures of one class: the files, over and over."""
+    files = Files(Path(), [str(path.absolute()) for path in paths], np.zeros(len(paths), dtype=np.int64))
+    rows = np.resize(np.arange(len(paths), dtype=np.uint32), count)
+    return Listing("pictures", ("picture",), {"train": Pictures(files, rows, np.zeros(count, dtype=np.uint32))})
+
+
+def measured(listing: Listing, workers: int) -> float:
+    with TemporaryDirectory(prefix="alexnet-bench-") as folder:
+        steps = prepare(listing, Path(folder) / "dataset", Options(val_fraction=0), workers=workers, max_rejects=1)
+        first = next(step for step in steps if step.done)
+        start = time.perf_counter()
+        last = [*steps][-1]
+        return (last.done - first.done) / (time.perf_counter() - start)
+
+
 def fastest(ways: Sequence[Way], data: Sequence[bytes]) -> list[float]:
     """Give each way's seconds for all pictures, for each picture those of its fastest round.
 
@@ -64,10 +106,17 @@ def fastest(ways: Sequence[Way], data: Sequence[bytes]) -> list[float]:
     return [float(total) for total in seconds.min(0).sum(1)]
 
 
+def picture_files(folder: Path, count: int) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if is_picture(path.name) and path.is_file())
+    if not found:
+        raise AlexNetError(f"there are no pictures under {folder}", "alexnet bench prepare PICTURES")
+    return found[:count]
+
+
 def read_pictures(folder: Path, count: int) -> list[bytes]:
     """Read what every way can decode, so that all do the same work."""
     found: list[bytes] = []
-    for path in sorted(path for path in folder.rglob("*") if is_picture(path.name) and path.is_file()):
+    for path in picture_files(folder, sys.maxsize):
         try:
             data = path.read_bytes()
             decode(data)
@@ -77,7 +126,7 @@ def read_pictures(folder: Path, count: int) -> list[bytes]:
         if len(found) == count:
             break
     if not found:
-        raise AlexNetError(f"there are no pictures under {folder}", "alexnet bench prepare PICTURES")
+        raise AlexNetError(f"there are no usable pictures under {folder}", "alexnet bench prepare PICTURES")
     return found
 
 
@@ -85,7 +134,7 @@ def plain_ways() -> dict[str, Way]:
     totals = Totals()
 
     def ours(data: bytes) -> bytes:
-        square = to_square(decode(data))
+        square = prepared(data, Treatment()).pixels
         totals.add(square)
         return encode(square)
 

@@ -26,12 +26,18 @@ def bench() -> None:
 def prepare(
     pictures: Annotated[Path, typer.Argument(help="A folder of pictures.", exists=True, file_okay=False)],
     count: Annotated[int, typer.Option(min=1, help="Pictures to measure on.")] = 300,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Instead, thousands of pictures to disk, by one worker and by two.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Pictures a second, on one core, from files in memory to stored 256×256 JPEG.
 
     Example: alexnet bench prepare ~/pictures --count 100
     """
+    if whole:
+        _whole(pictures, as_json)
+        return
     from alexnet_cli.bench.prepare import rows
 
     found = rows(pictures, count)
@@ -40,3 +46,14 @@ def prepare(
         return
     cells = [(row.way, f"{row.rate:.0f}", f"{row.ours:.2f}×") for row in found]
     console.table("Preparing, one core", ("way", "pictures/s", "ours is faster by"), cells, right=(1, 2))
+
+
+def _whole(pictures: Path, as_json: bool) -> None:
+    from alexnet_cli.bench.prepare import whole
+
+    found = whole(pictures)
+    if as_json:
+        console.result_json([asdict(row) for row in found])
+        return
+    cells = [(row.workers, f"{row.rate:.0f}", f"{row.times:.2f}×") for row in found]
+    console.table("Preparing, to disk", ("workers", "pictures/s", "one worker's"), cells, right=(0, 1, 2))

@@ -34,10 +34,10 @@ def eval(
     Example: alexnet eval runs/paper-1 --crops 10 --split test
     """
     from alexnet_cli import runs as directories
-    from alexnet_cli.dataset.manifest import open_dataset
+    from alexnet_cli.dataset.manifest import open_squares
     from alexnet_cli.engine import launch
 
-    dataset = open_dataset(data)
+    dataset = open_squares(data)
     paths = [directories.model_file(model) for model in models or [directories.newest_model(runs)]]
     where = launch.device(device)
     scores = [_score(path, dataset, split, crops, limit, where) for path in paths]
@@ -66,11 +66,14 @@ def _score(
     from alexnet_cli.engine import checkpoint as checkpoints
     from alexnet_cli.engine.evaluation import split_for, tallies
     from alexnet_cli.engine.parallel import Ranks
-    from alexnet_cli.engine.prediction import classifier
+    from alexnet_cli.engine.prediction import classifier, treatment_for
     from alexnet_cli.loading.loader import threads
 
     model = checkpoints.load(path)
     pictures = split_for(model.subject, dataset, split).part(limit)
+    trained, here = treatment_for(model.subject).geometry, dataset.treatment.geometry
+    if trained != here:
+        console.warn(f"{path} was trained on pictures of --geometry {trained}, {dataset.root} has {here}")
     with console.progress(f"evaluating {path}", len(pictures.index), "pictures") as bar:
         for tally in tallies(classifier(model, crops, device), pictures, Ranks(0, 1, device), threads()):
             bar.update(tally.pictures)

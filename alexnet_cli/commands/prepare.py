@@ -1,14 +1,17 @@
 """`alexnet prepare`: labelled pictures become a dataset directory."""
 
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alexnet_cli import console
+from alexnet_cli import console, imagenet, machine, paper
+from alexnet_cli.dataset.treatment import CHROMA, LARGEST, QUALITY, Encoding, Geometry, Treatment
 
 if TYPE_CHECKING:
     from alexnet_cli.dataset.manifest import Dataset
@@ -21,7 +24,9 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder of class folders, a folder of IDX files, or torchvision:NAME.", show_default=False
+            help="A folder of ImageNet's archives, packed or unpacked, of class folders, IDX files, WebDataset "
+            "shards or Parquet; or torchvision:NAME.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -48,6 +53,16 @@ def prepare(
             min=1, help="At most this many pictures of each split, evenly over classes.", show_default=False
         ),
     ] = None,
+    geometry: Annotated[
+        Geometry,
+        typer.Option(help="crop: shorter side to --size, the middle cut out; warp: both sides; shorter: not cut."),
+    ] = "crop",
+    size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Pixels.")] = paper.IMAGE_SIZE,
+    encoding: Annotated[Encoding, typer.Option(help="raw: the bytes of the pixels, as numpy's .npy.")] = "jpeg",
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")] = QUALITY,
+    exif: Annotated[
+        bool, typer.Option("--exif/--no-exif", help="Turn pictures as their EXIF says; in 2012 they were not.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that is there.")] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the order of training pictures and the validation part.")
@@ -62,7 +77,7 @@ def prepare(
     download: Annotated[bool, typer.Option("--download", help="Fetch the torchvision set first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Make a dataset of 256×256 pictures in shards, with its mean picture and colour components.
+    """Make a dataset of small pictures in shards, 256×256 as the paper's, with their mean and colour components.
 
     A run that was stopped goes on where it was when the same command is given again.
 
@@ -73,12 +88,19 @@ def prepare(
     from alexnet_cli.dataset.preparation import Options
     from alexnet_cli.dataset.sources.recognise import open_source
 
+    machine.adopt_slurm()
     listing = open_source(source, root, download, class_names)
+    for text in listing.notes:
+        console.note(text)
     warn_of("not a picture by its name, left out", listing.ignored)
-    options = Options(seed, val_fraction, limit)
+    options = Options(seed, val_fraction, limit, Treatment(geometry, size, encoding, quality, exif))
     workers = workers or preparation.usual_workers(listing)
     steps = preparation.prepare(
-        listing, out, options, workers=workers, overwrite=overwrite, max_rejects=max_rejects
+        *(listing, out, options),
+        workers=workers,
+        overwrite=overwrite,
+        max_rejects=max_rejects,
+        job=machine.job(),
     )
     with closing(steps):
         show_progress(steps)
@@ -88,6 +110,7 @@ def prepare(
         console.result_json(summary(dataset))
     else:
         console.table(f"Dataset in {out}", ("", ""), summary_rows(dataset))
+        console.table("Colours of the training pixels, R, G, B of 0 to 255", *colour_table(dataset))
 
 
 def warn_of(what: str, names: Sequence[str]) -> None:
@@ -120,10 +143,38 @@ def summary(dataset: "Dataset") -> dict[str, Any]:
         "pictures": {name: len(split.index) for name, split in dataset.splits.items()},
         "rejects": rejects(dataset),
         "bytes": sum(path.stat().st_size for path in dataset.root.iterdir() if path.is_file()),
+        **asdict(dataset.treatment),
+        "kinds": kinds(dataset),
         "rgb_mean": dataset.rgb_mean.tolist(),
         "eigenvalues": dataset.eigenvalues.tolist(),
         "eigenvectors": dataset.eigenvectors.tolist(),
+        **ilsvrc_2012(dataset),
         "fingerprint": dataset.fingerprint,
+    }
+
+
+def kinds(dataset: "Dataset") -> dict[str, int]:
+    """Count what the pictures of all splits were before they were prepared."""
+    counts = (Counter(split["kinds"]) for split in dataset.manifest["splits"].values())
+    return dict(sum(counts, Counter()).most_common())
+
+
+def is_ilsvrc_2012(dataset: "Dataset") -> bool:
+    return str(dataset.manifest["form"]).startswith("ILSVRC-2012")
+
+
+def ilsvrc_2012(dataset: "Dataset") -> dict[str, Any]:
+    """Give what is known of ILSVRC-2012 beside what was found of it."""
+    if not is_ilsvrc_2012(dataset):
+        return {}
+    odd = {Path(found["name"]).stem for split in dataset.manifest["splits"].values() for found in split["odd"]}
+    return {
+        "odd_files": {"known": len(imagenet.ODD), "found": len(imagenet.ODD & odd)},
+        "published": {
+            "rgb_mean": imagenet.RGB_MEAN,
+            "eigenvalues": [deviation**2 for deviation in imagenet.DEVIATIONS],
+            "eigenvectors": [list(row) for row in zip(*imagenet.AXES, strict=True)],
+        },
     }
 
 
@@ -134,11 +185,51 @@ def summary_rows(dataset: "Dataset") -> list[tuple[str, str]]:
         ("classes", f"{facts['classes']:,}"),
         *((f"{name} pictures", f"{count:,}") for name, count in facts["pictures"].items()),
         ("rejected", f"{len(facts['rejects']):,}"),
-        ("on disk", f"{facts['bytes'] / 1e6:,.1f} MB"),
-        ("mean R, G, B", ", ".join(f"{value:.2f}" for value in facts["rgb_mean"])),
         (
-            "standard deviations along the colour axes",
-            ", ".join(f"{v**0.5:.2f}" for v in facts["eigenvalues"]),
+            "they were",
+            ", ".join(f"{count:,} {kind}" for kind, count in facts["kinds"].items()) or "decoded pixels",
         ),
-        ("their squares, the eigenvalues", ", ".join(f"{value:.1f}" for value in facts["eigenvalues"])),
+        *odd_rows(facts),
+        ("they are", ", ".join(treatment_words(dataset.treatment))),
+        ("on disk", f"{facts['bytes'] / 1e6:,.1f} MB"),
     ]
+
+
+def odd_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    odd = facts.get("odd_files")
+    return [(f"{odd['known']} known odd files", f"{odd['found']} found")] if odd else []
+
+
+def treatment_words(treatment: Treatment) -> Iterator[str]:
+    size = treatment.size
+    yield f"{size} on the shorter side" if treatment.geometry == "shorter" else f"{size}×{size}"
+    yield {"crop": "the middle", "warp": "warped", "shorter": "uncropped"}[treatment.geometry]
+    yield f"JPEG {treatment.quality}, {CHROMA}" if treatment.encoding == "jpeg" else treatment.encoding
+    yield "turned by EXIF" if treatment.exif else "EXIF rotation not applied"
+
+
+def colour_table(dataset: "Dataset") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Give titles and rows: mean, eigenvalues and axes, for ILSVRC-2012 beside those of the code of 2012."""
+    ours = colour_cells(
+        dataset.rgb_mean.tolist(), [value**0.5 for value in dataset.eigenvalues], dataset.eigenvectors.T.tolist()
+    )
+    names = ("mean", "first axis", "second axis", "third axis", "standard deviations along them", "eigenvalues")
+    if not is_ilsvrc_2012(dataset):
+        return ("", ""), list(zip(names, ours, strict=True))
+    theirs = colour_cells(imagenet.RGB_MEAN, imagenet.DEVIATIONS, imagenet.AXES)
+    return ("", "here", "Krizhevsky's, released with cuda-convnet2"), list(zip(names, ours, theirs, strict=True))
+
+
+def colour_cells(
+    mean: Sequence[float], deviations: Sequence[float], axes: Sequence[Sequence[float]]
+) -> tuple[str, ...]:
+    return (
+        listed(mean, 2),
+        *(listed(axis, 4) for axis in axes),
+        listed(deviations, 3),
+        listed([deviation**2 for deviation in deviations], 1),
+    )
+
+
+def listed(values: Sequence[float], digits: int) -> str:
+    return ", ".join(f"{value:.{digits}f}" for value in values)

@@ -53,7 +53,7 @@ def train(
     Example: alexnet train --recipe small --epochs 10 --set optimizer.rate=0.02
     """
     from alexnet_cli import recipes
-    from alexnet_cli.dataset.manifest import open_dataset
+    from alexnet_cli.dataset.manifest import open_squares
     from alexnet_cli.engine import launch, training
     from alexnet_cli.engine.loop import Limits
 
@@ -63,7 +63,7 @@ def train(
     if print_config:
         console.result(training.described(chosen))
         return
-    dataset = open_dataset(data)
+    dataset = open_squares(data)
     place = launch.placement(device, gpus, processes)
     if resume is not None and not _given(context):
         config = training.config_of(resume, dataset, place)

@@ -6,8 +6,10 @@ before anything is decoded, and whatever is wrong with a picture comes out as `P
 
 import hashlib
 import io
+import re
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,39 +22,41 @@ from PIL import Image, features
 from torch.nn import functional
 
 from alexnet_cli import paper
+from alexnet_cli.dataset.treatment import CHROMA, LONGEST, Encoding, Treatment
 from alexnet_cli.errors import AlexNetError
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB, each row in one piece: as the JPEG libraries have them
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-EXTENSIONS = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".png",
-        ".gif",
-        ".bmp",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    )
-)
+EXTENSIONS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    ".png": "PNG",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+}
 PIXEL_LIMIT = 178_956_970  # where Pillow refuses of itself
-LONGEST = 16  # a picture longer than this many times its shorter side is cut to that length first
 
-# Chosen by measurement: docs/preparation.md.
-FILTER = "bilinear"
-QUALITY = 95
-CHROMA = "4:2:0"
+FILTER = "bilinear"  # chosen by measurement: docs/preparation.md
+PNG_LEVEL = 1  # of deflate: on photographs zlib's own 6 saves a tenth of the bytes for four times the work
 
 # SOF0-15 without DHT (C4), JPG (C8) and DAC (CC), which share the range.
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+START_OF_SCAN, END_OF_IMAGE, APP1 = 0xDA, 0xD9, 0xE1
 STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers that carry no length
+
+EXIF = b"Exif\0\0"
+ORIENTATION, SHORT = 0x0112, 3  # a tag of EXIF and the kind of its value
+UPRIGHT = 1
+# As numpy writes it: by reading nothing else, no parser of headers is open to strangers.
+RAW_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, "
+    rb"'shape': \(([1-9]\d{0,5}), ([1-9]\d{0,5}), 3\), \} *\n",
+    re.DOTALL,
+)
+
+GREY, DEEP, CMYK, ALPHA, TURNED = "grey", "16-bit", "CMYK", "transparent", "with EXIF rotation"
 
 
 class PictureError(ValueError):
@@ -64,24 +68,63 @@ def is_picture(name: str) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A picture's pixels, words for what it was ("PNG", "CMYK") and its EXIF orientation, 1 to 8."""
+
+    pixels: Pixels
+    kinds: tuple[str, ...] = ()
+    orientation: int = UPRIGHT
+
+
 def decode(data: bytes) -> Pixels:
     """Give a file's pixels: grey repeated, alpha over white, CMYK converted, 16 bits to their high byte.
 
     EXIF rotation is not applied, as in 2012. Raises PictureError and nothing else.
     """
+    return opened(data).pixels
+
+
+def prepared(content: bytes | np.ndarray, treatment: Treatment) -> Opened:
+    """Give what is stored of a file's bytes, or of decoded (H, W) or (H, W, 3) pixels; raises PictureError."""
+    if isinstance(content, bytes):
+        found = opened(content)
+    else:
+        found = Opened(from_array(content), (GREY,) if content.ndim == 2 else ())
+    pixels = upright(found.pixels, found.orientation) if treatment.exif else found.pixels
+    return Opened(treated(pixels, treatment), found.kinds)
+
+
+def misnamed(name: str, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Say it where a name promises another format than the content has: ("PNG named .jpeg",)."""
+    suffix = Path(name).suffix.lower()
+    promised = EXTENSIONS.get(suffix)
+    form = kinds[0] if kinds and kinds[0] in FORMATS else promised
+    return (f"{form} named {suffix}",) if promised and promised != form else ()
+
+
+def opened(data: bytes) -> Opened:
     if not data:
         raise PictureError("empty file")
     if data.startswith(b"\xff\xd8"):
-        height, width, components = jpeg_header(data)
-        check_size(height, width)
-        if components in (1, 3):
-            return decode_plain_jpeg(data)
-    return decode_with_pillow(data)
+        header = jpeg_header(data)
+        check_size(header.height, header.width)
+        if header.components in (1, 3):
+            return open_plain_jpeg(data, header)
+    return open_with_pillow(data)
 
 
-def jpeg_header(data: bytes) -> tuple[int, int, int]:
-    """Give height, width and number of components from the first start-of-frame segment."""
-    at = 2
+@dataclass(frozen=True)
+class JpegHeader:
+    height: int
+    width: int
+    components: int
+    orientation: int
+
+
+def jpeg_header(data: bytes) -> JpegHeader:
+    """Read the first start-of-frame segment, and the first EXIF segment if it stands before that."""
+    at, exif = 2, b""
     while True:
         # Like libjpeg, step over stray bytes and over any number of fill bytes before a marker.
         at = data.find(b"\xff", at)
@@ -92,9 +135,39 @@ def jpeg_header(data: bytes) -> tuple[int, int, int]:
         marker, at = data[at], at + 1
         if marker in START_OF_FRAME:
             height, width, components = struct.unpack_from(">HHB", data, at + 3)
-            return height, width, components
+            return JpegHeader(height, width, components, orientation(exif))
         if marker not in STANDALONE and marker != 0:
-            at += struct.unpack_from(">H", data, at)[0]
+            length = struct.unpack_from(">H", data, at)[0]
+            if marker == APP1 and not exif and data.startswith(EXIF, at + 2):
+                exif = data[at + 2 + len(EXIF) : at + length]
+            at += length
+
+
+def orientation(exif: bytes) -> int:
+    """Find the orientation, 1 to 8, in a TIFF header and its first directory; 1 in whatever is damaged."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return UPRIGHT
+    try:
+        at = struct.unpack_from(f"{order}I", exif, 4)[0]
+        for entry in range(struct.unpack_from(f"{order}H", exif, at)[0]):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * entry)
+            if tag == ORIENTATION:
+                return int(value) if kind == SHORT and 1 <= value <= 8 else UPRIGHT
+    except struct.error:
+        pass
+    return UPRIGHT
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn and mirror what a camera stored in one of EXIF's eight orientations."""
+    if orientation == UPRIGHT:
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::down, ::across])
 
 
 def check_size(height: int, width: int) -> None:
@@ -104,7 +177,7 @@ def check_size(height: int, width: int) -> None:
         raise PictureError(f"too large: {width}×{height} is more than {PIXEL_LIMIT // 10**6} million pixels")
 
 
-def decode_plain_jpeg(data: bytes) -> Pixels:
+def open_plain_jpeg(data: bytes, header: JpegHeader) -> Opened:
     """Decode grey and three-colour JPEG with libjpeg-turbo.
 
     It refuses whatever is not quite right. Pillow, whose pixels are the same, then tells a damage that every
@@ -113,18 +186,24 @@ def decode_plain_jpeg(data: bytes) -> Pixels:
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     except (ValueError, RuntimeError, MemoryError):
-        return decode_with_pillow(data)
-    return pixels
+        return open_with_pillow(data)
+    kinds = ["JPEG"]
+    if header.components == 1:
+        kinds.append(GREY)
+    if header.orientation != UPRIGHT:
+        kinds.append(TURNED)
+    return Opened(pixels, tuple(kinds), header.orientation)
 
 
-def decode_with_pillow(data: bytes) -> Pixels:
+def open_with_pillow(data: bytes) -> Opened:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "possibly corrupt EXIF", large pictures: judged here instead
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 check_size(image.height, image.width)
                 image.load()
-                return rgb(image)
+                turn = orientation_of(image)
+                return Opened(rgb(image), kinds_of(image, data, turn), turn)
     except (PictureError, AlexNetError):  # a signal's error may arrive here, and is not the picture's fault
         raise
     except PIL.UnidentifiedImageError:
@@ -133,6 +212,29 @@ def decode_with_pillow(data: bytes) -> Pixels:
         raise PictureError(f"too large: more than {PIXEL_LIMIT // 10**6} million pixels") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise PictureError(short_reason(error)) from None
+
+
+def orientation_of(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, UPRIGHT)
+    except AlexNetError:  # a signal's
+        raise
+    except Exception:  # damaged EXIF is no reason to reject a picture
+        return UPRIGHT
+    return value if type(value) is int and 1 <= value <= 8 else UPRIGHT
+
+
+def kinds_of(image: Image.Image, data: bytes, orientation: int) -> tuple[str, ...]:
+    # What begins as a JPEG is one, also where Pillow finds several pictures in it and calls that MPO.
+    form = "JPEG" if data.startswith(b"\xff\xd8") else str(image.format)
+    found = {
+        GREY: image.mode in ("1", "L", "LA") or image.mode.startswith("I"),
+        DEEP: image.mode.startswith("I") or (form == "PNG" and data[24] == 16),
+        CMYK: image.mode == "CMYK",
+        ALPHA: image.has_transparency_data,
+        TURNED: orientation != UPRIGHT,
+    }
+    return (form, *(kind for kind, there in found.items() if there))
 
 
 def rgb(image: Image.Image) -> Pixels:
@@ -180,39 +282,106 @@ def central(pixels: Pixels, height: int, width: int) -> Pixels:
     return pixels[top : top + height, left : left + width]
 
 
+def treated(pixels: Pixels, treatment: Treatment) -> Pixels:
+    """Resize and cut as the geometry says."""
+    if treatment.geometry == "warp":
+        return resize(pixels, treatment.size, treatment.size)
+    if treatment.geometry == "shorter":
+        return shortened(pixels, treatment.size)
+    return to_square(pixels, treatment.size)
+
+
 def to_square(pixels: Pixels, size: int = paper.IMAGE_SIZE) -> Pixels:
     """Resize until the shorter side is `size`, then cut out the middle (paper §2).
 
     The whole picture is resized and then cut: the other order gives other pixels at the border of the square.
     """
+    return central(shortened(pixels, size), size, size)
+
+
+def shortened(pixels: Pixels, size: int) -> Pixels:
+    """Resize until the shorter side is `size`; what is longer than LONGEST times that loses its ends first."""
     shorter = min(pixels.shape[:2])
     pixels = central(pixels, *(min(side, LONGEST * shorter) for side in pixels.shape[:2]))
-    height, width = resized(pixels.shape[0], pixels.shape[1], size)
-    if (height, width) != pixels.shape[:2]:
-        pixels = resize(pixels, height, width)
-    return central(pixels, size, size)
+    return resize(pixels, *resized(pixels.shape[0], pixels.shape[1], size))
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
     """Resize in the memory order the pixels have, which torch is told by the strides of a batch of one."""
+    if (height, width) == pixels.shape[:2]:
+        return pixels
     picture = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     picture = functional.interpolate(picture, (height, width), mode=FILTER, antialias=True)
     return picture.contiguous(memory_format=torch.channels_last)[0].permute(1, 2, 0).numpy()
 
 
-def load_square(data: bytes, size: int = paper.IMAGE_SIZE) -> torch.Tensor:
-    """Give contiguous uint8 (3, size, size) of a picture file's bytes; raises PictureError."""
-    return torch.from_numpy(to_square(decode(data), size)).permute(2, 0, 1).contiguous()
+def load_square(data: bytes, treatment: Treatment | None = None) -> torch.Tensor:
+    """Give contiguous uint8 (3, size, size) of a picture file's bytes; raises PictureError.
 
-
-def encode(pixels: Pixels) -> bytes:
-    """Give pixels as JPEG of the recorded quality and chroma.
-
-    By Pillow, with the accurate cosine transform: simplejpeg takes the fast one below quality 96, 0.9 dB worse.
+    Of a treatment that cuts nothing it is the middle.
     """
+    treatment = treatment or Treatment()
+    square = central(prepared(data, treatment).pixels, treatment.size, treatment.size)
+    return torch.from_numpy(square).permute(2, 0, 1).contiguous()
+
+
+def encode(pixels: Pixels, treatment: Treatment | None = None) -> bytes:
+    """Give pixels as the bytes that are stored.
+
+    JPEG is by Pillow, with the accurate cosine transform: simplejpeg takes the fast one below quality 96, 0.9 dB
+    worse.
+    """
+    treatment = treatment or Treatment()
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, subsampling=CHROMA)
+    if treatment.encoding == "raw":
+        np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
+    elif treatment.encoding == "png":
+        Image.fromarray(pixels).save(file, "PNG", compress_level=PNG_LEVEL)
+    else:
+        Image.fromarray(pixels).save(file, "JPEG", quality=treatment.quality, subsampling=CHROMA)
     return file.getvalue()
+
+
+def read_stored(data: bytes, encoding: Encoding, target: Pixels) -> None:
+    """Read a stored picture into `target`; raises PictureError where it is damaged or of another shape.
+
+    What claims another shape is refused before it is decoded.
+    """
+    try:
+        if encoding == "jpeg":
+            shape = simplejpeg.decode_jpeg(data, "RGB", buffer=target).shape
+        else:
+            pixels = raw_pixels(data) if encoding == "raw" else png_pixels(data, target.shape)
+            shape = pixels.shape
+            if shape == target.shape:
+                target[:] = pixels
+    except AlexNetError:  # a signal's
+        raise
+    except Exception as error:
+        raise PictureError(short_reason(error)) from None
+    if shape != target.shape:
+        raise PictureError(f"{shape[1]}×{shape[0]} pixels instead of {target.shape[1]}×{target.shape[0]}")
+
+
+def png_pixels(data: bytes, shape: tuple[int, ...]) -> Pixels:
+    """Decode a PNG of a known shape, without warnings: they are no business of a loader's threads."""
+    if data[16:24] != struct.pack(">II", shape[1], shape[0]):
+        raise PictureError("a PNG of another size, or none")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if (image.height, image.width) != shape[:2] or image.mode != "RGB":
+            raise PictureError("a PNG of another kind")
+        return np.asarray(image)
+
+
+def raw_pixels(data: bytes) -> Pixels:
+    """Give the pixels of a stored .npy, read-only; raises PictureError for what is no uint8 (H, W, 3)."""
+    header = RAW_HEADER.match(data)
+    if header is None:
+        raise PictureError("not a .npy of uint8 (H, W, 3)")
+    height, width, start = int(header[1]), int(header[2]), header.end()
+    if len(data) - start != 3 * height * width:
+        raise PictureError(f"{len(data) - start} bytes for {width}×{height} pixels")
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(height, width, 3)
 
 
 def decoder() -> dict[str, str]:
@@ -233,7 +402,9 @@ def fingerprint() -> str:
     for height, width in ((375, 500), (500, 333), (96, 64), (256, 256)):
         pixels = pattern(height, width)
         for data in (encode(pixels), saved(pixels, "PNG", "RGB"), saved(pixels, "JPEG", "CMYK")):
-            digest.update(encode(to_square(decode(data))))
+            square = to_square(decode(data))
+            digest.update(encode(square))
+    digest.update(encode(square, Treatment(encoding="png")))
     return digest.hexdigest()
 
 

@@ -1,4 +1,20 @@
-"""A dataset directory as the rest of the program reads it: `open_dataset` checks everything it hands out."""
+"""A dataset directory as the rest of the program reads it: `open_dataset` checks everything it hands out.
+
+The keys of manifest.json:
+
+`format`            FORMAT_VERSION
+`form`              of the source, in words
+`classes`           [{name, wnid or null}] in label order
+`splits`            of each: pictures, shards [{name, pictures, sha256}], index_sha256, rejects [{name, reason}],
+                    kinds {word: pictures} of what they were in the source, odd [{name, what}] of those that are
+                    not what they seem (at most 1000)
+`geometry`, `size`, `exif`, `encoding` {format, extension, and for JPEG quality, chroma}: see `treatment`
+`filter`            of the resize
+`pictures_per_shard`
+`options`           {seed, val_fraction, limit}
+`decoder`           versions of the libraries and a fingerprint of what they make
+`mean_sha256`, `statistics_sha256`
+"""
 
 import re
 from dataclasses import dataclass, replace
@@ -8,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_cli import paper
+from alexnet_cli.dataset.treatment import Encoding, Treatment, treatment_of
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import read_json, sha256
 
@@ -29,6 +46,7 @@ class Split:
     name: str
     shards: tuple[Path, ...]
     index: np.ndarray
+    encoding: Encoding = "jpeg"
 
     def part(self, count: int | None) -> "Split":
         """The same split with `count` of its pictures, evenly spaced: it may be ordered by class."""
@@ -42,8 +60,9 @@ class Split:
 class Dataset:
     """A finished dataset directory; pixels count 0..255.
 
-    `mean` is float32 (3, 256, 256), `rgb_mean` float64 (3,), `eigenvalues` float64 (3,) descending variances,
+    `mean` is float32 (3, size, size), `rgb_mean` float64 (3,), `eigenvalues` float64 (3,) descending variances,
     `eigenvectors` float64 (3, 3) in columns with rows R, G, B; `fingerprint` is the manifest's SHA-256.
+    `treatment` says what was done to the pictures.
     """
 
     root: Path
@@ -55,6 +74,7 @@ class Dataset:
     eigenvalues: np.ndarray
     eigenvectors: np.ndarray
     fingerprint: str
+    treatment: Treatment
     manifest: dict[str, Any]
 
 
@@ -66,16 +86,17 @@ def open_dataset(root: Path) -> Dataset:
     """Open and check; raises AlexNetError for a directory that is absent, unfinished, foreign or damaged."""
     manifest = read_manifest(root)
     try:
+        treatment = treatment_of(manifest)
         classes = tuple(str(entry["name"]) for entry in manifest["classes"])
         wnids = tuple(entry["wnid"] for entry in manifest["classes"])
         splits = {
-            name: open_split(root, name, manifest["splits"][name], len(classes))
+            name: open_split(root, name, manifest["splits"][name], len(classes), treatment.encoding)
             for name in SPLITS
             if name in manifest["splits"]
         }
         numbers = read_json(root / STATISTICS)
         mean = load(root / MEAN)
-        if mean.dtype != np.float32 or mean.shape != (3, paper.IMAGE_SIZE, paper.IMAGE_SIZE):
+        if mean.dtype != np.float32 or mean.shape != (3, treatment.size, treatment.size):
             raise damaged(root / MEAN, f"it holds {mean.dtype} {mean.shape}")
         return Dataset(
             root=root,
@@ -87,10 +108,24 @@ def open_dataset(root: Path) -> Dataset:
             eigenvalues=np.array(numbers["eigenvalues"], dtype=np.float64).reshape(3),
             eigenvectors=np.array(numbers["eigenvectors"], dtype=np.float64).reshape(3, 3),
             fingerprint=sha256(root / MANIFEST),
+            treatment=treatment,
             manifest=manifest,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(root / MANIFEST, f"{type(error).__name__}: {error}") from error
+
+
+def open_squares(root: Path) -> Dataset:
+    """Open a dataset to feed a network of the recipes; raises AlexNetError too where its pictures do not fit."""
+    dataset = open_dataset(root)
+    size, geometry = dataset.treatment.size, dataset.treatment.geometry
+    if geometry == "shorter" or size != paper.IMAGE_SIZE:
+        found = f"have a shorter side of {size}" if geometry == "shorter" else f"are {size}×{size}"
+        raise AlexNetError(
+            f"the pictures in {root} {found}, and the recipes need {paper.IMAGE_SIZE}×{paper.IMAGE_SIZE}",
+            f"alexnet prepare SOURCE --out OTHER --size {paper.IMAGE_SIZE} --geometry crop",
+        )
+    return dataset
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -111,7 +146,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def open_split(root: Path, name: str, facts: dict[str, Any], classes: int) -> Split:
+def open_split(root: Path, name: str, facts: dict[str, Any], classes: int, encoding: Encoding) -> Split:
     names = [shard["name"] for shard in facts["shards"]]
     for shard in names:
         if not BARE_NAME.fullmatch(shard):
@@ -121,7 +156,7 @@ def open_split(root: Path, name: str, facts: dict[str, Any], classes: int) -> Sp
     if index.dtype != INDEX_DTYPE or index.ndim != 1 or len(index) != facts["pictures"]:
         raise damaged(root / index_name(name), f"it does not list {facts['pictures']} pictures")
     check_index(root / index_name(name), index, sizes(shards), classes)
-    return Split(name, shards, index)
+    return Split(name, shards, index, encoding)
 
 
 def sizes(shards: tuple[Path, ...]) -> np.ndarray:

@@ -6,25 +6,29 @@ workers, kills and machines change nothing. A shard is finished when its sidecar
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from webdataset import TarWriter
 
-from alexnet_cli.dataset.images import PictureError, Pixels, decode, encode, from_array, to_square
+from alexnet_cli.dataset.images import CMYK, PictureError, Pixels, central, encode, misnamed, prepared
 from alexnet_cli.dataset.manifest import INDEX_DTYPE, UNFINISHED
 from alexnet_cli.dataset.sources.listing import Listing, Pictures, Record
 from alexnet_cli.dataset.statistics import SIZE, Sums
+from alexnet_cli.dataset.treatment import Treatment
+from alexnet_cli.dataset.workers import NOWHERE, Lost, Watch, unwatched
 from alexnet_cli.files import sha256, whole_file
 
 PICTURES_PER_SHARD = 2048
 CHUNK = 64  # pictures between two reports of progress
-BANDS = 8  # into which a picture is cut for the sums of products
-RECENT = 2**24 // (255**2 * BANDS)  # pictures whose products single precision holds exactly: 32
+BAND = 3 * 2**13  # values of a picture that are multiplied at once: they stay in the processor's cache
+EXACT = min(2**24 // 255**2, 65535 // 255)  # bands and pictures whose sums single precision and 16 bits hold: 257
 BLOCK = 512  # a tar header is one block, data is padded to whole blocks
 
 
@@ -50,16 +54,21 @@ class Task:
     counted: bool  # whether its pixels enter the statistics: the training split's do
     keys: tuple[str, ...]
     records: tuple[Record, ...]
+    treatment: Treatment = field(default_factory=Treatment)
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What is known of a finished shard: `index` has INDEX_DTYPE; rejects are (name, reason)."""
+    """What is known of a finished shard: `index` has INDEX_DTYPE; rejects are (name, reason).
+
+    `kinds` counts what its pictures were; `odd` are (name, what) of those that are not what they seem.
+    """
 
     checksum: str
     index: np.ndarray
     rejects: tuple[tuple[str, str], ...]
-    sums: Sums | None
+    kinds: dict[str, int]
+    odd: tuple[tuple[str, str], ...]
 
 
 def plan_shards(listing: Listing, seed: int) -> list[Shard]:
@@ -74,12 +83,12 @@ def plan_shards(listing: Listing, seed: int) -> list[Shard]:
     return shards
 
 
-def make_task(shard: Shard, pictures: Pictures) -> Task:
+def make_task(shard: Shard, pictures: Pictures, treatment: Treatment | None = None) -> Task:
     records = tuple(pictures.record(int(position)) for position in shard.positions)
     keys = tuple(
         key(int(position), record.stem) for position, record in zip(shard.positions, records, strict=True)
     )
-    return Task(shard.name, shard.number, shard.split == "train", keys, records)
+    return Task(shard.name, shard.number, shard.split == "train", keys, records, treatment or Treatment())
 
 
 def key(position: int, stem: str) -> str:
@@ -88,11 +97,19 @@ def key(position: int, stem: str) -> str:
     return f"{position:08d}_{clean}" if clean else f"{position:08d}"
 
 
-def write_shard(work: Task, out: Path) -> Iterator[tuple[int, int]]:
-    """Write `out/NAME.tar`, then its sidecar; give pictures done and rejected since the last time."""
+def write_shard(
+    work: Task, out: Path, lost: Lost | None = None, watch: Watch = unwatched
+) -> Iterator[tuple[int, int]]:
+    """Write `out/NAME.tar`, then its sidecar; give pictures done and rejected since the last time.
+
+    Pictures at the positions `lost` are rejects; `watch` is told which one's decoder runs.
+    """
+    lost = lost or {}
     rejects: list[tuple[str, str]] = []
     rows: list[tuple[int, int, int, int]] = []
-    totals = Totals() if work.counted else None
+    kinds: Counter[str] = Counter()
+    odd: list[tuple[str, str]] = []
+    totals = Totals(work.treatment.size) if work.counted else None
     tar = out / f"{work.name}.tar"
     with whole_file(tar) as temporary, temporary.open("wb") as file, tar_writer(file) as writer:
         for start in range(0, len(work.records), CHUNK):
@@ -100,37 +117,47 @@ def write_shard(work: Task, out: Path) -> Iterator[tuple[int, int]]:
             for position in range(start, end):
                 record = work.records[position]
                 try:
-                    square = open_square(record)
+                    if position in lost:
+                        raise PictureError(lost[position])
+                    content = read(record)
+                    watch(position)
+                    picture = prepared(content, work.treatment)
                 except PictureError as error:
                     rejects.append((record.name, str(error)))
                     continue
+                finally:
+                    watch(NOWHERE)
                 if totals:
-                    totals.add(square)
-                data = encode(square)
-                offset = write_picture(writer, work.keys[position], record.label, data)
+                    totals.add(picture.pixels)
+                wrong = misnamed(record.name, picture.kinds)
+                kinds.update((*picture.kinds, *wrong))
+                odd += [(record.name, what) for what in (*picture.kinds, *wrong) if what == CMYK or what in wrong]
+                data = encode(picture.pixels, work.treatment)
+                member = work.treatment.extension, data
+                offset = write_picture(writer, work.keys[position], record.label, *member)
                 rows.append((work.number, offset, len(data), record.label))
             yield end - start, len(rejects) - before
-    sums = totals.sums() if totals else None
-    save_sidecar(out, work.name, Sidecar(sha256(tar), np.array(rows, dtype=INDEX_DTYPE), tuple(rejects), sums))
+    index = np.array(rows, dtype=INDEX_DTYPE)
+    sidecar = Sidecar(sha256(tar), index, tuple(rejects), dict(sorted(kinds.items())), tuple(odd))
+    save_sidecar(out, work.name, sidecar, totals.sums() if totals else None)
 
 
-def open_square(record: Record) -> Pixels:
+def read(record: Record) -> bytes | np.ndarray:
     try:
-        content = record.read()
+        return record.read()
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from None
-    return to_square(decode(content) if isinstance(content, bytes) else from_array(content))
 
 
 def tar_writer(file: BinaryIO) -> TarWriter:
     return TarWriter(file, user="", group="", mtime=0, encoder=False)
 
 
-def write_picture(writer: TarWriter, name: str, label: int, jpeg: bytes) -> int:
-    """Add one picture and give the offset of the JPEG's first byte in the tar."""
-    writer.write({"__key__": name, "cls": str(label).encode(), "jpg": jpeg})
-    # Members are written in the order of their extensions, so the padded JPEG is what ends here.
-    return int(writer.tarstream.offset) - -(-len(jpeg) // BLOCK) * BLOCK
+def write_picture(writer: TarWriter, name: str, label: int, extension: str, data: bytes) -> int:
+    """Add one picture and give the offset of its first byte in the tar."""
+    writer.write({"__key__": name, "cls": str(label).encode(), extension: data})
+    # Members are written in the order of their extensions, so the padded picture is what ends here.
+    return int(writer.tarstream.offset) - -(-len(data) // BLOCK) * BLOCK
 
 
 class Totals:
@@ -140,48 +167,78 @@ class Totals:
     one after next is, where it is an R, RR, RG and RB; a G gives GG and GB, a B gives BB.
     """
 
-    def __init__(self) -> None:
-        self.pictures = 0
-        self.pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint64)
+    def __init__(self, size: int = SIZE) -> None:
+        self.size = size
+        self.pictures, self.count = 0, 0
+        self.squares = np.zeros((size, size, 3), dtype=np.uint64)
+        self.margins = np.zeros(3, dtype=np.int64)  # R, G, B of what lies outside the central squares
         self.products = torch.zeros(3, 3, dtype=torch.int64)  # by distance and channel
-        self.recent_pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint16)
-        self.recent_products = torch.zeros(3, SIZE * SIZE * 3 // BANDS)  # single precision is the fastest
-        line = torch.zeros(self.recent_products.shape[1] + 2)
-        self.values, self.neighbours = line[:-2], line.unfold(0, len(line) - 2, 1)  # of one band, one memory
+        self.recent_pictures, self.recent_bands = 0, 0  # since the small numbers were emptied
+        self.recent_squares = np.zeros((size, size, 3), dtype=np.uint16)
+        self.band = min(BAND, 3 * size**2)
+        self.recent_products = torch.zeros(3, self.band)  # single precision is the fastest
+        line = torch.zeros(self.band + 2)
+        self.values, self.neighbours = line[:-2], line.unfold(0, self.band, 1)  # of one band, one memory
 
-    def add(self, square: Pixels) -> None:
-        """Add a (256, 256, 3) picture, its products in bands that the processor's cache can hold."""
-        self.recent_pixels += square
-        for band in torch.from_numpy(square.reshape(BANDS, -1)):
-            self.values.copy_(band)
-            self.recent_products.addcmul_(self.values, self.neighbours)
-        self.pictures += 1
-        if self.pictures % RECENT == 0:
+    def add(self, picture: Pixels) -> None:
+        """Add (H, W, 3) pixels, no side shorter than `size`."""
+        square = central(picture, self.size, self.size)
+        if self.recent_pictures == EXACT:
             self.settle()
+        self.recent_squares += square
+        self.recent_pictures += 1
+        if square.shape != picture.shape:
+            self.margins += channel_sums(picture) - channel_sums(square)
+        line = torch.from_numpy(picture.reshape(-1))
+        for start in range(0, len(line), self.band):
+            self.multiply(line[start : start + self.band])
+        self.pictures += 1
+        self.count += picture.shape[0] * picture.shape[1]
+
+    def multiply(self, band: torch.Tensor) -> None:
+        if self.recent_bands == EXACT:
+            self.settle()
+        if len(band) < self.band:
+            band = pad(band, (0, self.band - len(band)))
+        self.values.copy_(band)
+        self.recent_products.addcmul_(self.values, self.neighbours)
+        self.recent_bands += 1
 
     def settle(self) -> None:
-        self.pixels += self.recent_pixels
+        self.squares += self.recent_squares
         self.products += self.recent_products.view(3, -1, 3).sum(1, dtype=torch.float64).long()
-        self.recent_pixels.fill(0)
+        self.recent_squares.fill(0)
         self.recent_products.zero_()
+        self.recent_pictures, self.recent_bands = 0, 0
 
     def sums(self) -> Sums:
         self.settle()
         (rr, gg, bb), (rg, gb, _), (rb, _, _) = self.products.tolist()
-        pixels = np.ascontiguousarray(self.pixels.transpose(2, 0, 1))
-        return Sums(self.pictures, pixels, ((rr, rg, rb), (rg, gg, gb), (rb, gb, bb)))
+        squares = np.ascontiguousarray(self.squares.transpose(2, 0, 1))
+        rgb = squares.sum(axis=(1, 2), dtype=np.int64) + self.margins
+        products = (rr, rg, rb), (rg, gg, gb), (rb, gb, bb)
+        return Sums(self.pictures, self.count, squares, tuple(rgb.tolist()), products)
+
+
+def channel_sums(pixels: Pixels) -> np.ndarray:
+    return pixels.reshape(-1, 3).sum(0, dtype=np.int64)  # type: ignore[no-any-return]
 
 
 def sidecar_path(out: Path, name: str) -> Path:
     return out / UNFINISHED / f"{name}.npz"
 
 
-def save_sidecar(out: Path, name: str, sidecar: Sidecar) -> None:
-    facts: dict[str, Any] = {"checksum": sidecar.checksum, "rejects": sidecar.rejects}
+def save_sidecar(out: Path, name: str, sidecar: Sidecar, sums: Sums | None) -> None:
+    facts: dict[str, Any] = {
+        "checksum": sidecar.checksum,
+        "rejects": sidecar.rejects,
+        "kinds": sidecar.kinds,
+        "odd": sidecar.odd,
+    }
     arrays = {"index": sidecar.index}
-    if sidecar.sums:
-        facts |= {"pictures": sidecar.sums.pictures, "products": sidecar.sums.products}
-        arrays["pixels"] = sidecar.sums.pixels.astype(np.uint32)
+    if sums:
+        facts |= {"pictures": sums.pictures, "pixels": sums.pixels, "rgb": sums.rgb, "products": sums.products}
+        arrays["squares"] = sums.squares.astype(np.uint32)
     arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
     with whole_file(sidecar_path(out, name)) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -190,11 +247,18 @@ def save_sidecar(out: Path, name: str, sidecar: Sidecar) -> None:
 def load_sidecar(out: Path, name: str) -> Sidecar:
     with np.load(sidecar_path(out, name), allow_pickle=False) as arrays:
         facts = json.loads(arrays["facts"].tobytes())
-        sums = None
-        if "pixels" in arrays:
-            products = tuple(tuple(row) for row in facts["products"])
-            sums = Sums(facts["pictures"], arrays["pixels"].astype(np.uint64), products)
-        return Sidecar(facts["checksum"], arrays["index"], tuple(map(tuple, facts["rejects"])), sums)
+        rejects, odd = (tuple(map(tuple, facts[key])) for key in ("rejects", "odd"))
+        return Sidecar(facts["checksum"], arrays["index"], rejects, facts["kinds"], odd)
+
+
+def load_sums(out: Path, name: str) -> Sums | None:
+    """Give the sums of a training shard: apart from the sidecar, because those of all shards would fill memory."""
+    with np.load(sidecar_path(out, name), allow_pickle=False) as arrays:
+        if "squares" not in arrays:
+            return None
+        facts = json.loads(arrays["facts"].tobytes())
+        squares, products = arrays["squares"].astype(np.uint64), tuple(map(tuple, facts["products"]))
+        return Sums(facts["pictures"], facts["pixels"], squares, tuple(facts["rgb"]), products)
 
 
 def is_finished(out: Path, name: str) -> bool:

@@ -19,27 +19,41 @@ SIZE = paper.IMAGE_SIZE
 
 @dataclass(frozen=True)
 class Sums:
-    """Exact integers over some pictures: `pixels` uint64 (3, 256, 256), `products` of channels 3×3."""
+    """Exact integers over some pictures: `squares` uint64 (3, size, size) of their central squares.
+
+    `pixels`, `rgb` (3) and `products` of channels 3×3 count every pixel, also those outside the squares.
+    """
 
     pictures: int
-    pixels: np.ndarray
+    pixels: int
+    squares: np.ndarray
+    rgb: tuple[int, ...]
     products: tuple[tuple[int, ...], ...]
 
     def __add__(self, other: "Sums") -> "Sums":
-        products = tuple(
-            tuple(a + b for a, b in zip(*rows, strict=True))
-            for rows in zip(self.products, other.products, strict=True)
+        return Sums(
+            self.pictures + other.pictures,
+            self.pixels + other.pixels,
+            self.squares + other.squares,
+            added(self.rgb, other.rgb),
+            tuple(added(*rows) for rows in zip(self.products, other.products, strict=True)),
         )
-        return Sums(self.pictures + other.pictures, self.pixels + other.pixels, products)
 
 
-def no_sums() -> Sums:
-    return Sums(0, np.zeros((3, SIZE, SIZE), dtype=np.uint64), ((0,) * 3,) * 3)
+def added(ours: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(ours, theirs, strict=True))
+
+
+def no_sums(size: int = SIZE) -> Sums:
+    return Sums(0, 0, np.zeros((3, size, size), dtype=np.uint64), (0,) * 3, ((0,) * 3,) * 3)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of 0..255 pixels: `mean` float32 (3, 256, 256), variances in descending order, vectors in columns."""
+    """Of 0..255 pixels: `mean` float32 (3, size, size), variances in descending order, vectors in columns.
+
+    `mean` is that of the central squares, the others are of every pixel.
+    """
 
     mean: np.ndarray
     rgb_mean: tuple[float, ...]
@@ -51,23 +65,18 @@ class Statistics:
 def statistics(sums: Sums) -> Statistics:
     covariance = exact_covariance(sums)
     eigenvalues, eigenvectors = principal_components(covariance)
-    count = sums.pictures * SIZE * SIZE
     return Statistics(
-        mean=(sums.pixels.astype(np.float64) / sums.pictures).astype(np.float32),
-        rgb_mean=tuple(float(Fraction(total, count)) for total in channel_sums(sums)),
+        mean=(sums.squares.astype(np.float64) / sums.pictures).astype(np.float32),
+        rgb_mean=tuple(float(Fraction(total, sums.pixels)) for total in sums.rgb),
         covariance=covariance,
         eigenvalues=eigenvalues,
         eigenvectors=eigenvectors,
     )
 
 
-def channel_sums(sums: Sums) -> list[int]:
-    return [int(total) for total in sums.pixels.sum(axis=(1, 2), dtype=np.uint64)]
-
-
 def exact_covariance(sums: Sums) -> Matrix:
     """Give Σxxᵀ/N − (Σx/N)(Σx/N)ᵀ over all N pixels, each entry rounded once."""
-    n, totals = sums.pictures * SIZE * SIZE, channel_sums(sums)
+    n, totals = sums.pixels, sums.rgb
     return [
         [float(Fraction(n * sums.products[i][j] - totals[i] * totals[j], n * n)) for j in range(3)]
         for i in range(3)

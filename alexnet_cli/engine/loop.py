@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet_cli.dataset.manifest import Dataset
+from alexnet_cli.dataset.treatment import described
 from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine import optimizer
 from alexnet_cli.engine.checkpoint import Checkpoint, Position, Subject
@@ -316,5 +317,5 @@ def _finite(loss: float, position: Position) -> float:
 
 def _subject(dataset: Dataset) -> Subject:
     colours = Colours(torch.from_numpy(np.array(dataset.mean)), dataset.eigenvalues, dataset.eigenvectors)
-    preparation = {key: dataset.manifest[key] for key in ("size", "filter", "encoding", "decoder")}
+    preparation = {key: dataset.manifest[key] for key in ("filter", "decoder")} | described(dataset.treatment)
     return Subject(dataset.classes, dataset.wnids, colours, preparation, dataset.fingerprint)

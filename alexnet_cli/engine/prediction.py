@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_cli import paper
 from alexnet_cli.dataset.images import PictureError, load_square
-from alexnet_cli.engine.checkpoint import Checkpoint, model_of
+from alexnet_cli.dataset.treatment import Treatment, treatment_of
+from alexnet_cli.engine.checkpoint import Checkpoint, Subject, model_of
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.augmentation import cut, evaluation_views
 from alexnet_cli.network.alexnet import AlexNet
@@ -50,17 +52,33 @@ def classifier(checkpoint: Checkpoint, crops: int, device: torch.device) -> Netw
     return NetworkClassifier(model, checkpoint.subject.colours.mean.to(device), crops, device)
 
 
+def treatment_for(subject: Subject) -> Treatment:
+    """What was done to the pictures that a model was trained on, so that the same is done to others."""
+    try:
+        treatment = treatment_of(subject.preparation)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AlexNetError(
+            f"the checkpoint does not say how its pictures were prepared: {error}", "it is damaged, or was edited"
+        ) from error
+    if treatment.size != paper.IMAGE_SIZE:
+        raise AlexNetError(
+            f"the checkpoint says that its pictures were {treatment.size} pixels large, not {paper.IMAGE_SIZE}",
+            "it is damaged, or was edited",
+        )
+    return treatment
+
+
 class Predictor:
     """Names pictures from files, which are decoded and resized as the training pictures were."""
 
     def __init__(self, checkpoint: Checkpoint, crops: int, device: torch.device) -> None:
-        self.subject = checkpoint.subject
+        self.subject, self.treatment = checkpoint.subject, treatment_for(checkpoint.subject)
         self.classify = classifier(checkpoint, crops, device)
 
     def top(self, path: Path, count: int) -> list[dict[str, Any]]:
         """The `count` most probable classes, best first; of equals, the lower label."""
         try:
-            square = load_square(path.read_bytes())
+            square = load_square(path.read_bytes(), self.treatment)
         except OSError as error:
             raise AlexNetError(f"{path} cannot be read: {error.strerror}", "give picture files") from error
         except PictureError as error:

@@ -125,6 +125,8 @@ class Job:
                 f"the run began on {before.ranks} × {before.device} and goes on with "
                 f"{here.ranks} × {here.device}: equal to rounding, not bit for bit"
             )
+        if dataset.treatment.geometry == "warp":
+            yield Note("the pictures are warped to squares, as in Caffe's tutorial; the paper cuts out the middle")
         with run_directories.locked(run, ranks.rank == 0), Stop() as stop:
             yield from train(run, dataset, ranks, limits, stop, threads())
         parallel.leave()

@@ -18,10 +18,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from simplejpeg import decode_jpeg
 from torch import Tensor
 
 from alexnet_cli import paper
+from alexnet_cli.dataset.images import PictureError, read_stored
 from alexnet_cli.dataset.manifest import Split
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import augmentation, draws
@@ -88,15 +88,11 @@ class Reader:
         """(3, 256, 256) uint8; a shard that is cut short or damaged is an error that names it."""
         entry = self.split.index[sample]
         shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
-        # What claims to be larger does not fit, and is refused before it is decoded.
         pixels = np.empty((paper.IMAGE_SIZE, paper.IMAGE_SIZE, 3), dtype=np.uint8)
         try:
-            data = os.pread(self._descriptors[shard], size, offset)
-            decoded = decode_jpeg(data, "RGB", buffer=pixels)
-        except (OSError, RuntimeError, ValueError) as error:
+            read_stored(os.pread(self._descriptors[shard], size, offset), self.split.encoding, pixels)
+        except (OSError, PictureError) as error:
             raise self._damaged(shard, offset) from error
-        if decoded.shape != pixels.shape:
-            raise self._damaged(shard, offset)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _damaged(self, shard: int, offset: int) -> AlexNetError:

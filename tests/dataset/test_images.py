@@ -1,15 +1,29 @@
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from alexnet_cli.dataset import images
-from alexnet_cli.dataset.images import PictureError, decode, encode, from_array, load_square, to_square
+from alexnet_cli.dataset.images import (
+    PictureError,
+    decode,
+    encode,
+    from_array,
+    load_square,
+    misnamed,
+    prepared,
+    raw_pixels,
+    read_stored,
+    to_square,
+    treated,
+)
+from alexnet_cli.dataset.treatment import EXTENSIONS, QUALITY, Treatment, described, treatment_of
 
 from .conftest import photograph
 
@@ -25,14 +39,22 @@ def opened(data: bytes) -> np.ndarray:
 
 
 def reference_square(picture: np.ndarray, size: int) -> np.ndarray:
-    """Triangle-filter resampling in float64, written from its definition, then the central square."""
+    """The central square of `reference_shorter`."""
+    out = reference_shorter(picture, size)
+    top, left = (out.shape[0] - size) // 2, (out.shape[1] - size) // 2
+    return out[top : top + size, left : left + size]
+
+
+def reference_shorter(picture: np.ndarray, size: int) -> np.ndarray:
     height, width = picture.shape[:2]
     shorter = min(height, width)
-    new = [side * size // shorter for side in (height, width)]
-    rows, columns = triangle(height, new[0]), triangle(width, new[1])
-    out = np.einsum("yh,hwc,xw->yxc", rows, picture.astype(np.float64), columns, optimize=True)
-    top, left = (new[0] - size) // 2, (new[1] - size) // 2
-    return out[top : top + size, left : left + size]
+    return reference_resize(picture, height * size // shorter, width * size // shorter)
+
+
+def reference_resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Triangle-filter resampling in float64, written from its definition."""
+    rows, columns = triangle(picture.shape[0], height), triangle(picture.shape[1], width)
+    return np.einsum("yh,hwc,xw->yxc", rows, picture.astype(np.float64), columns, optimize=True)
 
 
 def triangle(old: int, new: int) -> np.ndarray:
@@ -50,6 +72,34 @@ def test_square_is_the_triangle_filter_to_one_grey_level(height: int, width: int
     square = to_square(from_array(picture))
     assert square.shape == (256, 256, 3) and square.dtype == np.uint8
     assert np.abs(square - reference_square(picture, 256)).max() <= 1.5
+
+
+@pytest.mark.parametrize("size", [64, 100, 257])
+@pytest.mark.parametrize("height,width", [(375, 500), (500, 333), (41, 64), (257, 999)])
+def test_every_geometry_is_the_triangle_filter_to_one_grey_level(size: int, height: int, width: int) -> None:
+    picture = np.asarray(photograph(6, height, width))
+    for geometry, reference in (
+        ("crop", reference_square(picture, size)),
+        ("warp", reference_resize(picture, size, size)),
+        ("shorter", reference_shorter(picture, size)),
+    ):
+        found = treated(from_array(picture), Treatment(geometry, size))
+        assert found.shape == reference.shape and found.dtype == np.uint8
+        assert np.abs(found - reference).max() <= 1.5
+
+
+def test_warping_agrees_with_pillow() -> None:
+    picture = photograph(4, 375, 500)
+    expected = np.asarray(picture.resize((256, 256), Image.Resampling.BILINEAR)).astype(int)
+    found = prepared(saved(picture, "PNG"), Treatment("warp")).pixels
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_the_longest_pictures_lose_their_ends() -> None:
+    strip = np.zeros((2, 1000, 3), dtype=np.uint8)
+    assert treated(strip, Treatment("shorter", 10)).shape == (10, 160, 3)
+    assert treated(strip.transpose(1, 0, 2).copy(), Treatment("shorter", 10)).shape == (160, 10, 3)
+    assert treated(strip, Treatment("warp", 10)).shape == (10, 10, 3)
 
 
 def test_square_agrees_with_pillow() -> None:
@@ -142,11 +192,142 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     )
 
 
-def test_rotation_is_not_applied() -> None:
+def turned(form: str, orientation: int, order: str = "<") -> bytes:
+    """A picture with an EXIF orientation, in either byte order."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    data = saved(photograph(1, 30, 60), "JPEG", exif=exif.tobytes())
+    exif.endian = order
+    exif[0x010F] = "a camera"
+    exif[0x0112] = orientation
+    words = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(form, {})
+    return saved(photograph(1, 30, 60), form, exif=exif.tobytes(), **words)
+
+
+def test_rotation_is_not_applied() -> None:
+    data = turned("JPEG", 6)
     assert decode(data).shape == (30, 60, 3)
+    assert prepared(data, Treatment("shorter", 30)).pixels.shape == (30, 60, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form, order", [("JPEG", "<"), ("JPEG", ">"), ("PNG", "<"), ("WEBP", ">")])
+def test_rotation_is_applied_when_asked_for(form: str, order: str, orientation: int) -> None:
+    data = turned(form, orientation, order)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    found = prepared(data, Treatment("shorter", 30, exif=True))
+    assert np.array_equal(found.pixels, expected) and found.pixels.flags.c_contiguous
+    assert ("with EXIF rotation" in found.kinds) == (orientation != 1)
+    plain = prepared(data, Treatment("shorter", 30))
+    assert plain.kinds == found.kinds and plain.pixels.shape == (30, 60, 3)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_there_is_not_is_none(orientation: int) -> None:
+    found = prepared(turned("JPEG", orientation), Treatment("shorter", 30, exif=True))
+    assert found.pixels.shape == (30, 60, 3) and found.kinds == ("JPEG",)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_damaged_exif_never_rejects_a_picture_and_is_silent(form: str) -> None:
+    good = turned(form, 6)
+    start = good.index(b"Exif\0\0" if form == "JPEG" else b"eXIf")
+    length = struct.unpack(">I", good[start - 4 : start])[0]  # of a PNG's chunk
+    end = good.index(b"\xff\xdb", start) if form == "JPEG" else start + 4 + length
+    generator = np.random.default_rng(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(300):
+            data = bytearray(good)
+            for at in generator.integers(start + 6, end, 4):
+                data[at] = generator.integers(256)
+            if form == "PNG":  # a chunk's checksum is no part of the EXIF
+                data[end : end + 4] = struct.pack(">I", zlib.crc32(data[start:end]))
+            found = prepared(bytes(data), Treatment("shorter", 30, exif=True))
+            assert sorted(found.pixels.shape) == [3, 30, 60]
+
+
+def test_what_a_picture_was_is_told_by_its_content() -> None:
+    photo = photograph(2, 40, 50)
+    deep = Image.fromarray((np.arange(256, dtype=np.uint16) * 256).reshape(16, 16))
+    for data, kinds in (
+        (saved(photo, "JPEG"), ("JPEG",)),
+        (saved(photo.convert("L"), "JPEG"), ("JPEG", "grey")),
+        (saved(photo.convert("CMYK"), "JPEG"), ("JPEG", "CMYK")),
+        (saved(photo, "PNG"), ("PNG",)),
+        (saved(photo.convert("RGBA"), "PNG"), ("PNG", "transparent")),
+        (saved(deep, "PNG"), ("PNG", "grey", "16-bit")),
+        (png(1, 1, 16, 2, bytes(7)), ("PNG", "16-bit")),
+        (saved(photo.quantize(8), "GIF"), ("GIF",)),
+        (saved(photo.convert("1"), "BMP"), ("BMP", "grey")),
+    ):
+        assert prepared(data, Treatment()).kinds == kinds
+    assert prepared(np.zeros((28, 28), np.uint8), Treatment()).kinds == ("grey",)
+    assert prepared(np.zeros((32, 32, 3), np.uint8), Treatment()).kinds == ()
+
+
+def test_names_that_promise_another_format() -> None:
+    assert misnamed("n02105855_2933.JPEG", ("PNG",)) == ("PNG named .jpeg",)
+    assert misnamed("a.png", ("JPEG", "grey")) == ("JPEG named .png",)
+    for name, kinds in (("a.JPEG", ("JPEG", "CMYK")), ("a", ("PNG",)), ("a.jpg", ()), ("a.pgm", ("PPM",))):
+        assert misnamed(name, kinds) == ()
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 3), (64, 91, 3), (1, 1, 3)])
+def test_lossless_encodings_give_the_pixels_back(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    data = {name: encode(pixels, Treatment(encoding=name)) for name in EXTENSIONS}
+    assert np.array_equal(np.load(io.BytesIO(data["raw"])), pixels)
+    assert np.array_equal(opened(data["png"]), pixels) and opened(data["jpeg"]).shape == shape
+    assert np.array_equal(raw_pixels(data["raw"]), pixels)
+    for name in EXTENSIONS:
+        target = np.zeros(shape, dtype=np.uint8)
+        read_stored(data[name], name, target)
+        assert np.array_equal(target, decode(data["jpeg"]) if name == "jpeg" else pixels)
+        assert encode(pixels, Treatment(encoding=name)) == data[name]
+
+
+def test_quality_is_that_of_the_jpeg() -> None:
+    pixels = from_array(textured(1, 80, 80))
+    sizes = [len(encode(pixels, Treatment(quality=quality))) for quality in (30, 60, 95)]
+    assert sizes == sorted(sizes) and encode(pixels, Treatment(quality=QUALITY)) == encode(pixels)
+
+
+@pytest.mark.parametrize("encoding", EXTENSIONS)
+def test_what_was_stored_otherwise_is_refused(encoding: str) -> None:
+    pixels = from_array(textured(1, 32, 32))
+    good = encode(pixels, Treatment(encoding=encoding))
+    grey = io.BytesIO()
+    np.save(grey, pixels[:, :, 0])
+    for bad in (
+        *(b"", b"\x93NUMPY", good[:20], good[: len(good) // 2], b"x" + good[1:], grey.getvalue()),
+        encode(from_array(textured(1, 32, 33)), Treatment(encoding=encoding)),
+        saved(Image.new("RGBA", (32, 32)), "PNG"),
+        *(encode(pixels, Treatment(encoding=other)) for other in EXTENSIONS if other != encoding),
+    ):
+        target = np.zeros((32, 32, 3), dtype=np.uint8)
+        with pytest.raises(PictureError) as caught:
+            read_stored(bad, encoding, target)
+        assert "\n" not in str(caught.value)
+
+
+def test_raw_that_lies_about_its_shape_is_refused() -> None:
+    good = encode(from_array(textured(1, 32, 32)), Treatment(encoding="raw"))
+    for lie in (b"(32, 33, 3)", b"(99999, 99999, 3)", b"(32, 32, 4)", b"(-2, 32, 3)", b"(0x20, 32, 3)", b"((9))"):
+        with pytest.raises(PictureError):
+            raw_pixels(good.replace(b"(32, 32, 3)", lie))
+    with pytest.raises(PictureError):
+        raw_pixels(good.replace(b"|u1", b"|O1"))
+    with pytest.raises(PictureError):
+        raw_pixels(good + b"\0")
+
+
+def test_a_treatment_is_read_back_from_what_a_manifest_says() -> None:
+    for treatment in (Treatment(), Treatment("warp", 64, "png", exif=True), Treatment("shorter", 100, "raw")):
+        assert treatment_of(described(treatment)) == treatment
+    assert treatment_of(described(Treatment(quality=80))).quality == 80
+    assert treatment_of({}) == Treatment()
+    for wrong in ({"geometry": "fit"}, {"size": 0}, {"size": "256"}, {"exif": 1}, {"encoding": {"format": "gif"}}):
+        with pytest.raises(ValueError):
+            treatment_of(wrong)
 
 
 JPEG = saved(photograph(2, 200, 300), "JPEG")
@@ -215,7 +396,7 @@ def test_jpeg_with_damage_that_readers_live_with_is_as_pillow_reads_it(where: fl
 def test_encoding_is_the_accurate_one_and_half_colour() -> None:
     square = to_square(textured(9, 300, 400)[:, :, :1].repeat(3, axis=2))  # grey: what chroma loses would drown it
     assert simplejpeg.decode_jpeg_header(encode(square))[:4] == (256, 256, "YCbCr", "420")
-    fast = simplejpeg.encode_jpeg(square, images.QUALITY, "RGB", "420", fastdct=True)
+    fast = simplejpeg.encode_jpeg(square, QUALITY, "RGB", "420", fastdct=True)
 
     def error(data: bytes) -> float:
         return float(((decode(data).astype(float) - square) ** 2).mean())

@@ -1,13 +1,14 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 import webdataset
 from PIL import Image
 
-from alexnet_cli.dataset import preparation, shards
+from alexnet_cli.dataset import preparation, shards, space
+from alexnet_cli.dataset import ranks as meeting
 from alexnet_cli.dataset.demo import SHAPES, draw_demo
 from alexnet_cli.dataset.images import load_square
 from alexnet_cli.dataset.manifest import Dataset, open_dataset
@@ -24,6 +26,7 @@ from alexnet_cli.dataset.preparation import Options, Progress, prepare
 from alexnet_cli.dataset.sources.recognise import open_source
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import write_json
+from alexnet_cli.machine import Job
 
 from .conftest import photograph
 
@@ -120,7 +123,7 @@ def test_manifest_says_what_it_is_and_not_where_or_when(dataset: Dataset, folder
 
 
 def test_one_and_two_workers_write_the_same_bytes(folders: Path, tmp_path: Path) -> None:
-    steps = prepared(folders, tmp_path / "one", workers=1)
+    steps = prepared(folders, tmp_path / "one")
     assert steps[0] == Progress(0, 36, 0) and steps[-1] == Progress(36, 36, 0)
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert prepared(folders, tmp_path / "two", workers=2)[-1] == steps[-1]
@@ -230,12 +233,14 @@ from alexnet_cli.dataset import shards
 from alexnet_cli.dataset.preparation import prepare
 from alexnet_cli.dataset.sources.recognise import open_source
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.machine import job
 
 if __name__ == "__main__":
     shards.PICTURES_PER_SHARD = 7
     shards.CHUNK = 1
+    listing, out = open_source(sys.argv[1]), Path(sys.argv[2])
     try:
-        for step in prepare(open_source(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3])):
+        for step in prepare(listing, out, workers=int(sys.argv[3]), job=job()):
             print(step.done, flush=True)
     except AlexNetError as error:
         print(error.message)
@@ -243,18 +248,27 @@ if __name__ == "__main__":
 """
 
 
-def begin(folders: Path, out: Path, workers: int, enough: int) -> "subprocess.Popen[str]":
-    """Start a preparation of its own and return when it has done some pictures."""
+def start(folders: Path, out: Path, workers: int, **variables: object) -> "subprocess.Popen[str]":
+    """Start a preparation of its own, in shards of 7 pictures, that prints each step."""
     script = out.with_suffix(".py")
     script.write_text(RUN)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, str(script), str(folders), str(out), str(workers)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **{key: str(value) for key, value in variables.items()},
+        },
         start_new_session=True,
     )
+
+
+def begin(folders: Path, out: Path, workers: int, enough: int) -> "subprocess.Popen[str]":
+    """Start a preparation and return when it has done some pictures."""
+    process = start(folders, out, workers)
     assert process.stdout
     while (line := process.stdout.readline()) and int(line) < enough:
         pass
@@ -272,6 +286,186 @@ def test_killed_and_continued_is_undisturbed(folders: Path, dataset: Dataset, tm
         patch.setattr(shards, "PICTURES_PER_SHARD", 7)
         prepared(folders, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(dataset.root)
+
+
+def kill_until_done(folders: Path, out: Path, kills: int, seed: int, workers: int = 1) -> int:
+    """Kill preparation at random instants, go on each time, and at the end undisturbed; the kills that met one."""
+    generator = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(kills):
+        # Most of a run this small is the start of Python: the instants are spread over its pictures and its end.
+        process = begin(folders, out, workers, enough=int(generator.integers(37)))
+        time.sleep(generator.uniform(0, 0.05))
+        hits += process.poll() is None
+        process.kill()
+        process.communicate(timeout=120)  # a worker that is still importing lives on until it hears of it
+        wait_until(lambda group=process.pid: not alive(group), 60)
+        if (out / "manifest.json").exists():  # whole from the moment it is there
+            assert open_dataset(out)
+            if not (out / ".unfinished").exists():
+                shutil.rmtree(out)
+    process = start(folders, out, workers)
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, said + complaint
+    return hits
+
+
+def test_three_kills(folders: Path, dataset: Dataset, tmp_path: Path) -> None:
+    kill_until_done(folders, tmp_path / "out", kills=3, seed=1)
+    assert contents(tmp_path / "out") == contents(dataset.root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fifty_kills(folders: Path, dataset: Dataset, tmp_path: Path, workers: int) -> None:
+    hits = kill_until_done(folders, tmp_path / "out", kills=60, seed=workers, workers=workers)
+    assert hits >= 50
+    assert contents(tmp_path / "out") == contents(dataset.root)
+
+
+def test_a_kill_while_tidying_up_is_mended(folders: Path, dataset: Dataset, tmp_path: Path) -> None:
+    out = shutil.copytree(dataset.root, tmp_path / "out")
+    (out / ".unfinished").mkdir()
+    (out / ".unfinished" / "train-000000.npz").touch()
+    assert prepared(folders, out)[-1] == Progress(36, 36, 0, kept=36)
+    assert contents(out) == contents(dataset.root)
+    assert "holds a finished dataset" in refused(folders, out).message
+
+
+def test_an_overwriting_that_is_killed_leaves_no_shard_that_looks_finished(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "PICTURES_PER_SHARD", 7)
+    steps = prepare(open_source(str(folders)), tmp_path / "out")
+    while next(steps).done < 20:
+        pass
+    steps.close()
+    names = [path.name for path in preparation.parts(tmp_path / "out")]
+    tars = [names.index(name) for name in names if name.endswith(".tar")]
+    sidecars = [names.index(name) for name in names if name.endswith(".npz")]
+    assert max(sidecars) < min(tars) and names[-1] == "plan.json"
+
+
+def ranks(folders: Path, out: Path, size: int) -> "list[subprocess.Popen[str]]":
+    return [start(folders, out, 1, RANK=rank, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size) for rank in range(size)]
+
+
+def ended(processes: "list[subprocess.Popen[str]]") -> list[tuple[int, str, str]]:
+    return [
+        (process.returncode, *process.communicate(timeout=60)) for process in processes if process.wait(60) < 99
+    ]
+
+
+def test_several_processes_one_killed_write_the_same_bytes(
+    folders: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    processes = ranks(folders, out, 3)
+    wait_until((out / ".unfinished" / "job.json").exists, 60)
+    processes[1].kill()
+    first, killed, last = ended(processes)
+    assert killed[0] == -signal.SIGKILL and first[0] == 1, (first, last)
+    assert "process 1 of 3 ended before its shards were written" in first[1]
+    assert last[0] == 1 and "process 0 of the job ended before" in last[1] and first[2] == last[2] == ""
+    assert not (out / "manifest.json").exists()
+    for code, said, complaint in ended(ranks(folders, out, 3)):
+        assert code == 0, said + complaint
+    assert contents(out) == contents(dataset.root)
+
+
+def test_two_jobs_at_one_output_are_refused(folders: Path, tmp_path: Path) -> None:
+    steps = prepare(open_source(str(folders)), tmp_path / "out")
+    next(steps)
+    error = refused(folders, tmp_path / "out", job=Job(0, 2, 1))
+    assert "another alexnet is preparing" in error.message
+    steps.close()
+
+
+def test_a_process_that_does_not_come_is_missed(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "START_SECONDS", 0.3)
+    assert "process 1 of 2 has not come" in refused(folders, tmp_path / "out", job=Job(0, 2, 1)).message
+    assert "process 0 of 2 has not come" in refused(folders, tmp_path / "out", job=Job(1, 2, 1)).message
+    # What it left is an unfinished run like any other.
+    assert prepared(folders, tmp_path / "out")[-1].done == 36
+
+
+# --- Space
+
+
+def test_too_little_space_is_said_before_anything_is_written(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 1_000_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, free))
+    out = tmp_path / "not" / "yet"
+    error = refused(folders, out)
+    assert "there is not enough space for" in error.message and "36 pictures need about" in error.message
+    assert f"{tmp_path} has 1.0 MB free" in error.message and "nothing was written" in error.hint
+    assert not (tmp_path / "not").exists()
+    # The estimate is that of the pictures, not of the most that they could be: what it needs is enough.
+    needed = float(error.message.partition("need about ")[2].partition(" MB")[0]) * 1e6
+    free = int(needed + 1e5)
+    monkeypatch.setattr(space, "PLENTY", 1 << 30)
+    prepared(folders, out)
+    used = sum(path.stat().st_size for path in out.iterdir())
+    assert used < needed < 2 * used
+
+
+def test_space_for_what_is_missing_only(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "PICTURES_PER_SHARD", 7)
+    out = tmp_path / "out"
+    steps = prepare(open_source(str(folders)), out)
+    while next(steps).done < 34:
+        pass
+    steps.close()
+    monkeypatch.setattr(space, "PLENTY", 1 << 30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 850_000))
+    assert "6 pictures need about" in refused(folders, out).message
+    left = out / ".val-000000.tar.123.tmp"
+    left.write_bytes(bytes(1_000_000))  # which is removed first
+    assert prepared(folders, out)[-1].done == 36
+
+
+def test_a_sample_that_tells_nothing_stops_nobody(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (broken / "train" / "cat").iterdir():
+        path.write_bytes(b"nothing")
+    monkeypatch.setattr(space, "PLENTY", 1 << 50)
+    assert "no training picture" in refused(broken, tmp_path / "out", max_rejects=1.0).message
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB: the sidecars of two shards fill much of it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "none", disk], capture_output=True).returncode:
+        pytest.skip("only root may mount a disk of its own")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_fills_up_amid_a_worker_is_said_and_can_be_mended(
+    folders: Path, dataset: Dataset, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "PICTURES_PER_SHARD", 7)
+    monkeypatch.setattr(preparation, "check_space", lambda *_, **__: None)
+    out = small_disk / "out"
+    error = refused(folders, out, workers=1)
+    assert "the disk is full" in error.message and "goes on from what is finished" in error.hint
+    kept = len(list((out / ".unfinished").glob("*.npz")))
+    assert 0 < kept < 6 and not (out / "manifest.json").exists()
+    assert not [path for path in small_disk.rglob("*") if path.suffix == ".tmp"]
+    subprocess.run(["mount", "-o", "remount,size=20M", small_disk], check=True)
+    first, *_ = prepared(folders, out, workers=1)
+    assert first.kept >= 7 * (kept - 1)
+    assert contents(out) == contents(dataset.root)
+
+
+# --- Stops
 
 
 def test_an_interrupt_stops_at_once_and_quietly(folders: Path, tmp_path: Path) -> None:
@@ -319,7 +513,7 @@ def test_a_worker_that_dies_is_named(folders: Path, tmp_path: Path, monkeypatch:
     steps = prepare(open_source(str(folders)), tmp_path / "out", workers=2)
     next(steps)
     found: list[int] = []
-    with pytest.raises(AlexNetError, match=r"a worker died while writing shard (train|val)-00000\d"):
+    with pytest.raises(AlexNetError, match=r"a worker died while at shard (train|val)-00000\d"):
         for _ in steps:
             for child in children():
                 if child not in found:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from alexnet_cli import recipes
 from alexnet_cli.dataset import shards
+from alexnet_cli.dataset.images import encode
 from alexnet_cli.dataset.manifest import Dataset, open_dataset
-from alexnet_cli.dataset.preparation import prepare
+from alexnet_cli.dataset.preparation import Options, prepare
 from alexnet_cli.dataset.sources.folders import list_folders
+from alexnet_cli.dataset.treatment import Encoding, Treatment
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import draws, loader
 from alexnet_cli.loading.augmentation import Colours
@@ -33,9 +35,23 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes in shards of four: three of training pictures, the last one short, and two of validation."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("prepared") / "dataset"
+    out = tmp_path_factory.mktemp("prepared") / "dataset"
+    prepare_in_fours(source, out)
+    return out
+
+
+def prepare_in_fours(source: Path, out: Path, treatment: Treatment | None = None) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "PICTURES_PER_SHARD", PER_SHARD)
+        for _ in prepare(list_folders(source), out, Options(treatment=treatment or Treatment())):
+            pass
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("source")
     generator = np.random.default_rng(1)
     for split, count in (("train", PICTURES), ("val", VALIDATION)):
         for number in range(count):
@@ -43,11 +59,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
             coarse.resize((340, 260), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "PICTURES_PER_SHARD", PER_SHARD)
-        for _ in prepare(list_folders(source), out):
-            pass
-    return out
+    return source
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +187,61 @@ def test_evaluation_batches_are_the_split_in_order_and_uncut(
             assert batch.labels[row] == members["val"][sample][1]
     assert batches[-1].weights.tolist() == [1, 0]
     assert not batches[-1].pictures[1].any()
+
+
+# -- however the pictures are stored ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lossless(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Encoding, Dataset]:
+    """The same pictures without JPEG's loss."""
+    folder, encodings = tmp_path_factory.mktemp("lossless"), ("png", "raw")
+    for encoding in encodings:
+        prepare_in_fours(source, folder / encoding, Treatment(encoding=encoding))
+    return {encoding: open_dataset(folder / encoding) for encoding in encodings}
+
+
+def test_the_same_pixels_are_the_same_batch(lossless: dict[Encoding, Dataset]) -> None:
+    found = {}
+    for encoding, dataset in lossless.items():
+        with Reader(dataset.splits["train"]) as reader:
+            found[encoding] = [real_rows(builder(dataset, reader)((1, step))) for step in range(3)]
+    for ours, theirs in zip(found["png"], found["raw"], strict=True):
+        assert equal(ours, theirs)
+
+
+def test_lossless_pictures_are_those_of_the_source_in_the_order_of_the_others(
+    lossless: dict[Encoding, Dataset], dataset: Dataset
+) -> None:
+    for its in lossless.values():
+        assert np.array_equal(its.mean, dataset.mean)
+        for split in ("train", "val"):
+            assert its.splits[split].index["label"].tolist() == dataset.splits[split].index["label"].tolist()
+            with Reader(its.splits[split]) as exact, Reader(dataset.splits[split]) as lossy:
+                for sample in range(len(its.splits[split].index)):
+                    picture = exact.picture(sample)
+                    assert picture.shape == (3, 256, 256)
+                    assert (picture.float() - lossy.picture(sample)).abs().mean() < 3
+
+
+@pytest.mark.parametrize(
+    "encoding, content",
+    [("png", "zeros"), ("png", "half"), ("png", "of another size"), ("raw", "zeros"), ("raw", "of another size")],
+)
+def test_lossless_pictures_that_were_changed(
+    lossless: dict[Encoding, Dataset], tmp_path: Path, encoding: Encoding, content: str
+) -> None:
+    shutil.copytree(lossless[encoding].root, tmp_path / "dataset")
+    dataset = open_dataset(tmp_path / "dataset")
+    entry = dataset.splits["train"].index[PER_SHARD]
+    offset, size = int(entry["offset"]), int(entry["size"])
+    smaller = encode(np.zeros((64, 64, 3), dtype=np.uint8), Treatment(encoding=encoding))
+    path = dataset.root / "train-000001.tar"
+    half = path.read_bytes()[offset : offset + size // 2]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write({"zeros": b"", "half": half, "of another size": smaller}[content].ljust(size, b"\0"))
+    assert f"byte {offset}" in refused(dataset, "train-000001.tar").message
 
 
 # -- the same on any number of ranks and threads --------------------------------------------------------------

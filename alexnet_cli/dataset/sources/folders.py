@@ -15,6 +15,10 @@ from alexnet_cli.dataset.sources.listing import Files, Listing, Pictures, whole
 from alexnet_cli.errors import AlexNetError
 
 LAYOUT = "the layout is SOURCE/train/<class>/*.jpg (val and test beside train), or SOURCE/<class>/*.jpg"
+LOOKED_FOR = (
+    f"{LAYOUT}; also looked for: archives of ImageNet (ILSVRC2012_img_train.tar or n01440764.tar, …), "
+    "Tiny ImageNet, IDX files, WebDataset shards (train-0.tar, …), Parquet files (train-0.parquet, …)"
+)
 
 
 def list_folders(root: Path) -> Listing:
@@ -33,12 +37,12 @@ def list_folders(root: Path) -> Listing:
 
 def class_names(folder: Path) -> tuple[str, ...]:
     entries = list(visible(folder))
-    names = tuple(entry.name for entry in entries if entry.is_dir())
+    names = tuple(entry.name for entry in entries if is_folder(entry))
     if names:
         return names
     if any(is_picture(entry.name) for entry in entries):
         raise AlexNetError(f"{folder} has pictures but no class folders, so they have no labels", LAYOUT)
-    raise AlexNetError(f"{folder} has no pictures in class folders", LAYOUT)
+    raise AlexNetError(f"{folder} has no pictures in class folders", LOOKED_FOR)
 
 
 def list_split(root: Path, folder: Path, classes: tuple[str, ...], ignored: list[str]) -> Pictures:
@@ -48,12 +52,12 @@ def list_split(root: Path, folder: Path, classes: tuple[str, ...], ignored: list
     labels: list[int] = []
     numbers = {name: number for number, name in enumerate(classes)}
     for entry in visible(folder):
-        if not entry.is_dir():
+        if not is_folder(entry):
             ignored.append(os.path.relpath(entry.path, root))
             continue
         for file in visible(Path(entry.path)):
             name = os.path.relpath(file.path, root)
-            if not file.is_file() or not is_picture(file.name):
+            if not is_file(file) or not is_picture(file.name):
                 ignored.append(name)
                 continue
             if entry.name not in numbers:
@@ -77,3 +81,17 @@ def visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
         ) from error
     with found as entries:
         yield from sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False

@@ -3,31 +3,91 @@
 A listing is columns (labels, sizes, names), not objects: a `Record` is made only for the shard at work.
 """
 
+import errno
 import hashlib
-import re
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-WNID = re.compile(r"n\d{8}")
+from alexnet_cli.dataset.archives import Columns, Names
+from alexnet_cli.imagenet import WNID
+
+SPAN_LIMIT = 1 << 30
+OPEN_FILES = 16  # archives that a thread keeps open
+
+
+class Lazy(Protocol):
+    """Bytes that are somewhere inside a file."""
+
+    def read(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Span:
+    """A picture inside an archive: `size` bytes from `offset`. Reading raises OSError."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        if self.size > SPAN_LIMIT:
+            raise OSError(errno.EFBIG, f"a picture of {self.size} bytes")
+        data = os.pread(descriptor(self.path), self.size, self.offset)
+        if len(data) != self.size:
+            raise OSError(errno.EIO, "the archive has become shorter")
+        return data
+
+
+class Opened(threading.local):
+    """The archives that this thread keeps open; a picture is one read then, and no search for a file."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[Path, int] = {}
+
+
+OPENED = Opened()
+
+
+def descriptor(path: Path) -> int:
+    known = OPENED.descriptors
+    if path not in known:
+        if len(known) >= OPEN_FILES:
+            os.close(known.pop(next(iter(known))))
+        known[path] = os.open(path, os.O_RDONLY)
+    return known[path]
 
 
 @dataclass(frozen=True)
 class Record:
     """One picture on its way to a worker: the name that is shown, its label, and its bytes or pixels.
 
-    `content` is a file, or decoded uint8 pixels that are (H, W) grey or (H, W, 3) RGB.
+    `content` is a file, a part of one, or decoded uint8 pixels that are (H, W) grey or (H, W, 3) RGB.
     """
 
     name: str
     stem: str
     label: int
-    content: Path | np.ndarray
+    content: Path | Lazy | np.ndarray
 
     def read(self) -> bytes | np.ndarray:
-        return self.content.read_bytes() if isinstance(self.content, Path) else self.content
+        if isinstance(self.content, np.ndarray):
+            return self.content
+        return self.content.read_bytes() if isinstance(self.content, Path) else self.content.read()
+
+
+class Store(Protocol):
+    """Where the pictures of a split are, by row."""
+
+    def record(self, row: int, label: int) -> Record: ...
+
+    def digest(self) -> str:
+        """Digest what lies there, but not where."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +95,7 @@ class Files:
     """Pictures that are files: names relative to `root`, sizes in bytes int64 (n,)."""
 
     root: Path
-    names: Sequence[str]
+    names: Sequence[str] | Names
     sizes: np.ndarray
 
     def record(self, row: int, label: int) -> Record:
@@ -44,8 +104,8 @@ class Files:
 
     def digest(self) -> str:
         digest = hashlib.sha256(self.sizes.tobytes())
-        for name in self.names:
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        for row in range(len(self.names)):
+            digest.update(self.names[row].encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()
 
 
@@ -64,10 +124,41 @@ class Arrays:
 
 
 @dataclass(frozen=True)
+class Members:
+    """Pictures that are members of tars, tar after tar.
+
+    `archives` are files under `root`. A tar's name is shown before its members' names; `archive` int64 (tars,)
+    says in which file it is, and `ends` int64 (tars,) at which row it ends.
+    """
+
+    root: Path
+    archives: Sequence[str]
+    tars: Sequence[str]
+    archive: np.ndarray
+    ends: np.ndarray
+    members: Columns
+
+    def record(self, row: int, label: int) -> Record:
+        tar = int(np.searchsorted(self.ends, row, side="right"))
+        name = self.members.names[row]
+        path = self.root / self.archives[int(self.archive[tar])]
+        span = Span(path, self.members.offsets[row], self.members.sizes[row])
+        shown = f"{self.tars[tar]}/{name}" if self.tars[tar] else name
+        return Record(shown, Path(name).stem, label, span)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(self.members.sizes)
+        digest.update("\0".join(self.tars).encode("utf-8", "surrogateescape") + self.ends.tobytes())
+        digest.update(self.members.names.ends)
+        digest.update(self.members.names.text)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
 class Pictures:
     """The pictures of one split: `rows` of a store and their labels, both (n,)."""
 
-    store: Files | Arrays
+    store: Store
     rows: np.ndarray
     labels: np.ndarray
 
@@ -83,27 +174,33 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Listing:
-    """A source that was looked at; `ignored` names what lies there and is no picture by its name."""
+    """A source that was looked at; `ignored` names what lies there and is no picture by its name.
+
+    `ids` are the WNIDs of the classes where their names are words; `notes` are for the user to know.
+    """
 
     form: str
     classes: tuple[str, ...]
     splits: dict[str, Pictures]
     ignored: tuple[str, ...] = field(default=())
+    ids: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def wnids(self) -> tuple[str | None, ...]:
-        return tuple(name if WNID.fullmatch(name) else None for name in self.classes)
+        return self.ids or tuple(name if WNID.fullmatch(name) else None for name in self.classes)
 
     def digest(self) -> str:
         """Digest everything that decides which picture becomes what: equal for an unchanged source."""
-        digest = hashlib.sha256("\0".join((self.form, *self.classes)).encode("utf-8", "surrogateescape"))
+        said = "\0".join((self.form, *self.classes, *self.ids))
+        digest = hashlib.sha256(said.encode("utf-8", "surrogateescape"))
         for name, pictures in self.splits.items():
             digest.update(f"\n{name} {pictures.store.digest()}".encode())
             digest.update(pictures.rows.astype("<u4").tobytes() + pictures.labels.astype("<u4").tobytes())
         return digest.hexdigest()
 
 
-def whole(store: Files | Arrays, labels: np.ndarray) -> Pictures:
+def whole(store: Store, labels: np.ndarray) -> Pictures:
     return Pictures(store, np.arange(len(labels), dtype=np.uint32), labels.astype(np.uint32))
 
 
