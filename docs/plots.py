@@ -25,9 +25,9 @@ def initialisation(runs: Path, out: Path) -> None:
     for axis, recipe in zip(axes, ("text", "paper"), strict=True):
         for scaling, (words, colour) in DROPOUT.items():
             for number, run in enumerate(sorted(runs.glob(f"full-{recipe}-{scaling}-s?"))):
-                losses = smooth([row["loss"] for row in metrics(run, "step")])[:80]
+                losses = smooth([row["loss"] for row in metrics(run, "step")])[:400]
                 axis.plot(
-                    range(1, len(losses) + 1), losses, color=colour, lw=1.4, label=words if number == 0 else None
+                    range(1, len(losses) + 1), losses, color=colour, lw=1.0, label=words if number == 0 else None
                 )
         axis.axhline(2.303, color="grey", lw=0.8, ls=":", label="chance, ln 10")
         axis.set(title=f"recipe {recipe}", xlabel="step (128 pictures each)", yscale="log")
