@@ -7,6 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_cli.dataset.sources.recognise import open_source
+from alexnet_cli.errors import AlexNetError
+
+
+def refused(source: object, **words: object) -> AlexNetError:
+    """What opening a source raises."""
+    with pytest.raises(AlexNetError) as caught:
+        open_source(str(source), **words)  # type: ignore[arg-type]
+    return caught.value
+
 
 def photograph(seed: int, height: int, width: int) -> Image.Image:
     """A smooth random picture, so that JPEG and resizing behave as on photographs."""

@@ -16,6 +16,7 @@ from alexnet_cli.dataset.sources.recognise import open_source
 from alexnet_cli.errors import AlexNetError
 
 from . import forms
+from .conftest import refused
 from .forms import WNIDS, Originals, originals, write
 
 NAMES = ("tench", "crane (n02012849)", "crane (n03126707)")
@@ -29,12 +30,6 @@ FORMS: dict[str, tuple[Callable[[Path, Originals], None], str]] = {
     "moved": (forms.write_moved, f"ILSVRC-2012, train as class folders, val as official archives, {PART}"),
     "tiny": (forms.write_tiny, "Tiny ImageNet, 3 of 200 classes"),
 }
-
-
-def refused(source: Path) -> AlexNetError:
-    with pytest.raises(AlexNetError) as caught:
-        open_source(str(source))
-    return caught.value
 
 
 def prepared(listing: Listing, out: Path) -> dict[str, bytes]:

@@ -12,19 +12,13 @@ import pytest
 from alexnet_cli.dataset.preparation import prepare
 from alexnet_cli.dataset.sources import parquet
 from alexnet_cli.dataset.sources.recognise import open_source
-from alexnet_cli.errors import AlexNetError
 from alexnet_cli.imagenet import classes
 
 from . import forms
+from .conftest import refused
 from .forms import WNIDS, Originals, originals
 
 STRUCT = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-
-
-def refused(source: Path) -> AlexNetError:
-    with pytest.raises(AlexNetError) as caught:
-        open_source(str(source))
-    return caught.value
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,8 @@ import pytest
 
 from alexnet_cli.dataset.sources.listing import carve_validation, limit
 from alexnet_cli.dataset.sources.recognise import open_source
-from alexnet_cli.errors import AlexNetError
 
-from .conftest import photograph, write_idx
-
-
-def refused(source: object, **words: object) -> AlexNetError:
-    with pytest.raises(AlexNetError) as caught:
-        open_source(str(source), **words)  # type: ignore[arg-type]
-    return caught.value
+from .conftest import photograph, refused, write_idx
 
 
 def test_folders_by_split(folders: Path) -> None:

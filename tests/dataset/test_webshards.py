@@ -10,13 +10,8 @@ from alexnet_cli.dataset.sources.recognise import open_source
 from alexnet_cli.errors import AlexNetError
 
 from . import forms
+from .conftest import refused
 from .forms import WNIDS, Originals, originals, tar, write
-
-
-def refused(source: Path) -> AlexNetError:
-    with pytest.raises(AlexNetError) as caught:
-        open_source(str(source))
-    return caught.value
 
 
 @pytest.fixture(scope="module")
