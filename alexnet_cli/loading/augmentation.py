@@ -41,8 +41,8 @@ def training_views(recipe: recipes.Augmentation, seed: int, epoch: int, position
     """The drawn patches: 33×33 places, each reflected or not, as the 2012 code (the paper counts 32×32×2)."""
     places = MARGIN + 1
     centre = np.full(len(positions), MARGIN // 2)
-    rows = draws.integers(seed, "row", epoch, positions, places) if recipe.crops else centre
-    columns = draws.integers(seed, "column", epoch, positions, places) if recipe.crops else centre
+    rows = draws.integers(seed, "row", epoch, positions, places) if recipe.crops == "random" else centre
+    columns = draws.integers(seed, "column", epoch, positions, places) if recipe.crops == "random" else centre
     reflected = draws.integers(seed, "reflection", epoch, positions, 2) * recipe.reflections
     return Views(rows, columns, reflected.astype(bool))
 

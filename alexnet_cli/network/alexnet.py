@@ -91,7 +91,7 @@ def initialise(model: AlexNet, net: Network, seed: int) -> None:
         weight = torch.empty(layer.weight.shape).normal_(0, sigma * narrower, generator=generator)
         with torch.no_grad():
             layer.weight.copy_(weight)
-            layer.bias.fill_(1.0 if name in net.one_biases else 0.0)
+            layer.bias.fill_(net.bias if name in net.biased else 0.0)
 
 
 def _fan_ins(net: Network) -> tuple[int, ...]:

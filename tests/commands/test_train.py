@@ -29,12 +29,12 @@ def lines(text: str) -> dict[str, str]:
 @pytest.mark.parametrize("recipe", ["paper", "text", "small"])
 def test_print_config_is_accepted_back(alexnet: Run, tmp_path: Path, recipe: str, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    changes = ("--epochs", 7, "--batch-size", 64, "--lr", 0.5, "--set", "one_biases=", "--set", "crops=false")
+    changes = ("--epochs", 7, "--batch-size", 64, "--lr", 0.5, "--set", "biased=", "--set", "crops=centre")
     printed = alexnet("train", "--recipe", recipe, *changes, "--print-config").succeeded()
     found = lines(printed.out)
     assert printed.err == "" and len(found) == len(printed.out.splitlines()) > 25
     assert found["schedule.epochs"] == "7" and found["optimizer.batch_size"] == "64" and found["name"] == recipe
-    assert found["optimizer.rate"] == "0.5" and found["network.one_biases"] == ""
+    assert found["optimizer.rate"] == "0.5" and found["network.biased"] == ""
     given = [word for key, value in found.items() for word in ("--set", f"{key}={value}")]
     again = alexnet("train", "--recipe", "paper", *given, "--print-config").succeeded()
     assert again.out == printed.out

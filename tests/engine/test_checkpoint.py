@@ -50,7 +50,7 @@ KEYS = (
 
 
 def some_checkpoint(seed: int = 1) -> Checkpoint:
-    recipe = recipes.chosen("small", ["width=0.05", "one_biases=conv2"])
+    recipe = recipes.chosen("small", ["width=0.05", "biased=conv2"])
     model = AlexNet(recipe.network, len(CLASSES))
     initialise(model, recipe.network, seed)
     generator = torch.Generator().manual_seed(seed)

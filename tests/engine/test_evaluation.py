@@ -21,7 +21,7 @@ from alexnet_cli.network.alexnet import AlexNet, initialise
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 NETWORK = recipes.chosen(
-    "small", ["width=0.05", "one_biases=", "sigma=0.01,0.03,0.03,0.03,0.03,0.03,0.03,0.03"]
+    "small", ["width=0.05", "biased=", "sigma=0.01,0.03,0.03,0.03,0.03,0.03,0.03,0.03"]
 ).network
 
 

@@ -30,7 +30,7 @@ TRAIN, VAL, CLASSES = 19, 300, 7
 # Without biases of 1 and with larger weights the answers differ from picture to picture from the start.
 OPTIONS = (
     *("--recipe", "small", "--set", "width=0.05", "--batch-size", "7", "--eval-every", "10"),
-    *("--set", "one_biases=", "--set", "sigma=0.01,0.03,0.03,0.03,0.03,0.03,0.03,0.03"),
+    *("--set", "biased=", "--set", "sigma=0.01,0.03,0.03,0.03,0.03,0.03,0.03,0.03"),
 )
 STEPS = 6  # batches of 7, 7 and 5 pictures, twice
 

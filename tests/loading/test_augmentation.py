@@ -118,7 +118,7 @@ def test_training_views_are_the_draws_of_their_purposes() -> None:
 
 def test_crops_and_reflections_can_be_switched_off_apart_from_each_other() -> None:
     plain = training_views(PLAIN, 1, 0, POSITIONS)
-    no_crops = training_views(replace(PLAIN, crops=False), 1, 0, POSITIONS)
+    no_crops = training_views(replace(PLAIN, crops="centre"), 1, 0, POSITIONS)
     assert set(no_crops.rows) == set(no_crops.columns) == {16}
     assert np.array_equal(no_crops.reflected, plain.reflected)
     no_reflections = training_views(replace(PLAIN, reflections=False), 1, 0, POSITIONS)

@@ -1,0 +1,236 @@
+"""What a recipe consists of: frozen dataclasses with the paper's values, and what makes no sense in them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from alexnet_cli import paper as printed
+from alexnet_cli.errors import AlexNetError
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+SIXTH = "conv6"
+"""The further convolution of "1 CNN*", over the last pooling; initialised as conv5."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Local response normalization after conv1 and conv2."""
+
+    order: Literal["after-relu", "before-relu"] = "after-relu"
+    """In the first layer; the 2012 code normalised conv1 before its ReLU. conv2's is always after."""
+    across: Literal["tower", "layer"] = "tower"
+    """Whether a map's neighbours are those of its own tower or of the whole layer."""
+    size: int = printed.LRN_SIZE
+    alpha: float = printed.LRN_ALPHA
+    """Multiplies the sum of squares (torch and the 2012 code divide theirs by `size` first)."""
+    beta: float = printed.LRN_BETA
+    k: float = printed.LRN_K
+    within: bool = False
+    """Once more after conv2, over 5×5 places of each map: in the 2012 code, not in the paper."""
+
+
+@dataclass(frozen=True)
+class Network:
+    width: float = 1.0
+    """Multiplies the kernels and hidden units of every layer; σ grows by √(full fan-in / fan-in)."""
+    kernels: tuple[int, ...] = printed.CONVOLUTION_KERNELS
+    """Of conv1 to conv5; a sixth number is that of conv6, 3×3 kernels over the last pooling."""
+    hidden: int = printed.HIDDEN_UNITS
+    towers: int = printed.TOWERS
+    """conv2, conv4 and conv5 see only the maps of their own tower."""
+    exchange: bool = True
+    """conv3 sees the maps of all towers; else they meet after the convolutions."""
+    without: Literal["", "conv1", "conv2", "conv3", "conv4", "conv5"] = ""
+    """A convolution that is left out; its neighbours are mended to keep the sizes."""
+    crop: int = printed.CROP_SIZE
+    """Rows and columns of the patch that the network sees."""
+    conv1_padding: tuple[int, ...] = (0, 3)
+    """Zeros before and after each row and column: (0, 3) is the overhang of the last windows in the 2012 code."""
+    pooling: Literal["overlapping", "non-overlapping"] = "overlapping"
+    """3×3 or 2×2 places, both each 2 places."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    normalization: Normalization = field(default_factory=Normalization)
+    dropout: float = printed.DROPOUT
+    dropout_scaling: Literal["test", "training"] = "test"
+    """`test`: outputs are halved at test, as in the paper; `training`: doubled in training, as in torch."""
+    dropout_of: Literal["outputs", "inputs"] = "outputs"
+    """Of fc6 and fc7."""
+    initial: Literal["gaussian", "uniform"] = "gaussian"
+    """`uniform`: torch's own, ±√(1 / fan-in) for weights and biases; sigma and bias are not used then."""
+    sigma: tuple[float, ...] = (printed.WEIGHT_SIGMA,) * len(LAYERS)
+    """Standard deviation of the initial weights, conv1 to fc8."""
+    bias: float = printed.BIAS
+    """The initial biases of the layers `biased`; those of the others are 0."""
+    biased: tuple[str, ...] = printed.BIASED
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Outputs of the convolutions, fc6 and fc7, scaled by `width` and rounded to a multiple of the towers."""
+        full = (*self.kernels, self.hidden, self.hidden)
+        return tuple(max(1, round(n * self.width / self.towers)) * self.towers for n in full)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers with weights, in the order in which they run."""
+        convolutions = (*LAYERS[:5], SIXTH)[: len(self.kernels)]
+        return (*(name for name in convolutions if name != self.without), *LAYERS[5:])
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to every patch, at test too."""
+
+    mean: Literal["pixel", "centre", "channel"] = "pixel"
+    """What is subtracted: the mean image at the patch's place (§2), its central patch wherever the patch was
+    cut (the 2012 code), or torchvision's mean colour, with a division by its standard deviations."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a 256×256 training picture; at test it is the centre or ten crops, less the mean."""
+
+    crops: Literal["random", "centre", "resized"] = "random"
+    """`random`: any patch of the network's size (33×33 places); `resized`: 8 to 100 % of the area at a ratio of
+    3/4 to 4/3, resized, as torchvision trains."""
+    reflections: bool = True
+    sharing: int = 1
+    """So many neighbours in the order share a patch and a reflection; 32 in the 2012 code."""
+    reshuffled: bool = True
+    """A new order for each epoch; in the 2012 code there is one for all."""
+    colour_noise: float = printed.COLOUR_NOISE
+    """Standard deviation of α, which multiplies a principal component of the RGB values."""
+    colour_scale: Literal["deviation", "eigenvalue"] = "deviation"
+    """`deviation`: α·√λ, as the 2012 code; `eigenvalue`: α·λ with pixels in [0, 1], the printed formula."""
+    colour_shrinks: bool = False
+    """The noisy patch is divided by 1 + `colour_noise`, as in the 2012 code; nothing is divided at test."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """v ← momentum·v − decay·rate·w − rate·gradient;  w ← w + v  (paper §5)."""
+
+    rate: float = printed.LEARNING_RATE
+    bias_rate: float = 1.0
+    """Times `rate`."""
+    momentum: float = printed.MOMENTUM
+    decay: float = printed.WEIGHT_DECAY
+    bias_decay: float = 0.0
+    """Times `decay`."""
+    velocity: Literal["rate-inside", "rate-outside"] = "rate-inside"
+    """`rate-outside`: as torch.optim.SGD, where a drop of the rate also rescales what the velocity holds."""
+    batch_size: int = printed.BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rate is divided by `drop` at each plateau; training ends at the plateau after the last drop.
+
+    With `drop_epochs` or `drop_steps` it is divided at these places instead, and training ends with the epochs.
+    """
+
+    epochs: int = printed.EPOCHS
+    drop: float = printed.RATE_DROP
+    drops: int = printed.RATE_DROPS
+    patience: int = 5
+    """A plateau: so many validations without an improvement of `threshold`."""
+    threshold: float = 0.1
+    """Percentage points of top-1 validation error."""
+    drop_epochs: tuple[int, ...] = ()
+    """Epochs after which the rate is divided."""
+    drop_steps: int = 0
+    """The rate is divided each time so many steps are done."""
+    biases_drop: bool = True
+    """Whether the rate of the biases is divided too; the authors left it in the ILSVRC-2012 run."""
+    conv1_drop: int = 0
+    """Epochs after which the rate of conv1's weights is divided once more; 0 is never."""
+    conv1_freeze: int = 0
+    """Epochs after which conv1 stands still."""
+    colour_stop: int = 0
+    """Epochs after which there is no colour noise."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    network: Network = field(default_factory=Network)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """The same recipe, or an error that names the setting without sense."""
+
+    def need(good: bool, key: str, what: str) -> None:
+        if not good:
+            raise AlexNetError(f"{key} {what}", f"change it with --set {key}=…")
+
+    net, optimizer, schedule = recipe.network, recipe.optimizer, recipe.schedule
+    need(net.width > 0, "network.width", "must be above 0")
+    need(net.towers >= 1, "network.towers", "must be at least 1")
+    need(
+        len(net.kernels) in (5, 6) and min(net.kernels) > 0,
+        "network.kernels",
+        "must be five or six positive numbers",
+    )
+    need(net.hidden > 0, "network.hidden", "must be above 0")
+    need(
+        net.exchange or net.towers > 1, "network.exchange", "cannot be false for one tower: it has no other to see"
+    )
+    need(
+        net.exchange or net.without != "conv3",
+        "network.without",
+        "cannot be conv3 without exchange: conv3 is where it would be",
+    )
+    need(
+        net.crop in (224, 227), "network.crop", "must be 224 or 227: conv1 then has 55×55 outputs, as in Figure 2"
+    )
+    need(
+        len(net.conv1_padding) == 2
+        and 227 <= net.crop + sum(net.conv1_padding) <= 230
+        and 0 <= min(net.conv1_padding) < 11,
+        "network.conv1_padding",
+        f"must be two numbers, zeros before and after, that give 55×55 outputs from {net.crop}: "
+        f"a sum of {227 - net.crop} to {230 - net.crop}",
+    )
+    need(len(net.sigma) == len(LAYERS), "network.sigma", "must be eight numbers, conv1 to fc8")
+    need(min(net.sigma) >= 0, "network.sigma", "must not be negative")
+    layers = (*LAYERS, SIXTH)
+    need(set(net.biased) <= set(layers), "network.biased", f"must be among {', '.join(layers)}")
+    need(0 <= net.dropout < 1, "network.dropout", "must be at least 0 and below 1")
+    normalization = net.normalization
+    need(
+        normalization.size == 0 or (normalization.size > 0 and normalization.size % 2 == 1),
+        "network.normalization.size",
+        "must be 0 (none) or an odd number",
+    )
+    need(normalization.alpha >= 0, "network.normalization.alpha", "must not be negative")
+    need(normalization.k > 0, "network.normalization.k", "must be above 0")
+    need(recipe.augmentation.colour_noise >= 0, "augmentation.colour_noise", "must not be negative")
+    need(recipe.augmentation.sharing >= 1, "augmentation.sharing", "must be at least 1")
+    need(optimizer.rate >= 0, "optimizer.rate", "must not be negative")
+    need(optimizer.bias_rate >= 0, "optimizer.bias_rate", "must not be negative")
+    need(optimizer.decay >= 0, "optimizer.decay", "must not be negative")
+    need(optimizer.bias_decay >= 0, "optimizer.bias_decay", "must not be negative")
+    need(optimizer.batch_size >= 1, "optimizer.batch_size", "must be at least 1")
+    need(0 <= optimizer.momentum < 1, "optimizer.momentum", "must be at least 0 and below 1")
+    need(schedule.epochs >= 1, "schedule.epochs", "must be at least 1")
+    need(schedule.drop > 1, "schedule.drop", "must be above 1")
+    need(schedule.drops >= 0, "schedule.drops", "must not be negative")
+    need(schedule.patience >= 1, "schedule.patience", "must be at least 1")
+    need(schedule.threshold >= 0, "schedule.threshold", "must not be negative")
+    need(
+        list(schedule.drop_epochs) == sorted(set(schedule.drop_epochs))
+        and min(schedule.drop_epochs, default=1) > 0,
+        "schedule.drop_epochs",
+        "must be rising numbers above 0",
+    )
+    need(schedule.drop_steps >= 0, "schedule.drop_steps", "must not be negative")
+    need(
+        not (schedule.drop_epochs and schedule.drop_steps),
+        "schedule.drop_steps",
+        "cannot be given beside schedule.drop_epochs",
+    )
+    for key in ("conv1_drop", "conv1_freeze", "colour_stop"):
+        need(getattr(schedule, key) >= 0, f"schedule.{key}", "must not be negative")
+    return recipe
