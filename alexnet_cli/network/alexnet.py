@@ -5,6 +5,10 @@ paper's upper GPU. conv2, conv4 and conv5 are grouped convolutions, so that a ke
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,53 +16,109 @@ from torch import Tensor, nn
 
 from alexnet_cli import paper
 from alexnet_cli.network.lrn import LocalResponseNorm
-from alexnet_cli.recipes import LAYERS, Network
+from alexnet_cli.recipes import LAYERS, SIXTH, Network
 
 # B pictures, K kernel maps.
 
+SIZES = dict(zip((*LAYERS[:5], SIXTH), (*paper.CONVOLUTION_SIZES, 3), strict=True))
+"""Rows and columns of a kernel; conv6's are those of the 2012 code (layers-146-2012-2011.cfg)."""
+
+# The 2012 code's second normalization after conv2, over places of one map: type rnorm, sizeX, scale and pow of
+# [cnorm2] in layers-145.cfg and layer-params-145.cfg; what is added is the parser's default (layer.py, minDiv).
+WITHIN_SIZE = 5
+WITHIN_ALPHA = 0.001  # on the mean of the 25 squares
+WITHIN_BETA = 0.75
+WITHIN_K = 1.0
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": partial(F.relu, inplace=True),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+PLACES = {name: place for place, name in enumerate(LAYERS)} | {SIXTH: 1 << 31}
+"""Which generator a layer's first weights come from. Generators read the lowest 32 bits of their seed: conv6's
+is half of them away, where no layer of a nearby seed is."""
+
 
 class AlexNet(nn.Module):
-    """(B, 3, 224, 224) float pixels less the mean, 0..255 scale → (B, classes) logits."""
+    """(B, 3, 224, 224) float pixels, less the mean and 0..255 in the paper → (B, classes) logits.
+
+    A layer that the recipe does not have is no attribute; `layers` names those that there are.
+    """
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
 
     def __init__(self, net: Network, classes: int) -> None:
         super().__init__()
-        k1, k2, k3, k4, k5, h6, h7 = net.widths
-        s1, s2, s3, s4, s5 = paper.CONVOLUTION_SIZES
-        towers = net.towers
-        self.conv1 = nn.Conv2d(3, k1, s1, stride=paper.CONV1_STRIDE)
-        self.conv2 = nn.Conv2d(k1, k2, s2, padding=s2 // 2, groups=towers)
-        self.conv3 = nn.Conv2d(k2, k3, s3, padding=s3 // 2)
-        self.conv4 = nn.Conv2d(k3, k4, s4, padding=s4 // 2, groups=towers)
-        self.conv5 = nn.Conv2d(k4, k5, s5, padding=s5 // 2, groups=towers)
-        self.fc6 = nn.Linear(k5 * 6 * 6, h6)
-        self.fc7 = nn.Linear(h6, h7)
-        self.fc8 = nn.Linear(h7, classes)
+        self.layers = net.layers
+        *convolutions, fc6, fc7, _ = self.layers
+        maps = 3
+        for name in convolutions:
+            self.add_module(name, _convolution(net, name, maps))
+            maps = net.units[name]
+        self.fc6 = nn.Linear(net.fc6_inputs, net.units[fc6])
+        self.fc7 = nn.Linear(net.units[fc6], net.units[fc7])
+        self.fc8 = nn.Linear(net.units[fc7], classes)
         self.norm1 = _normalization(net)
         self.norm2 = _normalization(net)
-        self.pool = nn.MaxPool2d(paper.POOL_SIZE, paper.POOL_STRIDE)
+        self.within2 = WithinMapNorm() if net.normalization.within else nn.Identity()
+        # The last windows may hang over only where they do not overlap: 55 → 28, else 55 → 27.
+        overlapping = net.pooling == "overlapping"
+        self.pool = nn.MaxPool2d(
+            paper.POOL_SIZE if overlapping else 2, paper.POOL_STRIDE, ceil_mode=not overlapping
+        )
+        self.edges = _edges(net)
+        self.activation = ACTIVATIONS[net.activation]
         self.norm1_before_relu = net.normalization.order == "before-relu"
         self.dropout = net.dropout
+        self.drops_inputs = net.dropout_of == "inputs"
         # What the kept units are multiplied by in training, and all of them at test.
         inverted = net.dropout_scaling == "training"
         self.training_scale = 1 / (1 - net.dropout) if inverted else 1.0
         self.test_scale = 1.0 if inverted else 1 - net.dropout
 
     def forward(self, pixels: Tensor, masks: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """In training `masks` says which units of fc6 and fc7 are kept: two of (B, hidden), 1 or 0."""
-        # 224 → 55 as cuda-convnet counts it: the last windows hang over the right and lower edge by 3
-        # pixels, which read as 0, the mean (facts of the 2012 code: layer.py, filter_acts.cu).
-        x = self.conv1(F.pad(pixels, (0, 3, 0, 3)))  # (B, K, 55, 55)
-        x = F.relu(self.norm1(x)) if self.norm1_before_relu else self.norm1(F.relu(x, inplace=True))
-        x = self.pool(x)  # (B, K, 27, 27)
-        x = self.pool(self.norm2(F.relu(self.conv2(x), inplace=True)))  # (B, K, 13, 13)
-        x = F.relu(self.conv3(x), inplace=True)
-        x = F.relu(self.conv4(x), inplace=True)
-        x = self.pool(F.relu(self.conv5(x), inplace=True))  # (B, K, 6, 6)
+        """In training `masks` says which units are kept at fc6 and fc7: two of (B, mask width), 1 or 0."""
+        x = F.pad(pixels, self.edges)  # (B, 3, 227, 227)
+        if "conv1" in self.layers:
+            x = self.stage1(self.conv1(x))  # (B, K, 27, 27)
+        if "conv2" in self.layers:
+            x = self.stage2(self.conv2(x))  # (B, K, 13, 13)
+        if not {"conv1", "conv2"} <= set(self.layers):
+            x = self.pool(x)  # that of the layer which is left out: poolings stay
+        x = self.convolved("conv3", x)
+        x = self.convolved("conv4", x)
+        x = self.pool(self.convolved("conv5", x))  # (B, K, 6, 6)
+        x = self.convolved(SIXTH, x)
         mask6, mask7 = masks if masks is not None else (None, None)
-        x = self.drop(F.relu(self.fc6(x.flatten(1)), inplace=True), mask6)
-        x = self.drop(F.relu(self.fc7(x), inplace=True), mask7)
+        x = self.hidden(self.fc6, x.flatten(1), mask6)
+        x = self.hidden(self.fc7, x, mask7)
         logits: Tensor = self.fc8(x)
         return logits
+
+    def stage1(self, x: Tensor) -> Tensor:
+        """(B, K, 55, 55) → (B, K, 27, 27): activation, normalization and pooling of conv1."""
+        if self.norm1_before_relu:  # in 2012 ReLU came last (layers-145.cfg): pooling and it can be exchanged
+            return self.activation(self.pool(self.norm1(x)))
+        pooled: Tensor = self.pool(self.norm1(self.activation(x)))
+        return pooled
+
+    def stage2(self, x: Tensor) -> Tensor:
+        """(B, K, 27, 27) → (B, K, 13, 13): activation, normalization and pooling of conv2."""
+        pooled: Tensor = self.pool(self.within2(self.norm2(self.activation(x))))
+        return pooled
+
+    def convolved(self, name: str, x: Tensor) -> Tensor:
+        """The convolution of that name and its activation; x itself where the net has no such layer."""
+        return self.activation(getattr(self, name)(x)) if name in self.layers else x
+
+    def hidden(self, layer: nn.Linear, x: Tensor, mask: Tensor | None) -> Tensor:
+        """A fully connected layer, with dropout of its outputs (paper) or of its inputs (torchvision)."""
+        if self.drops_inputs:
+            return self.activation(layer(self.drop(x, mask)))
+        return self.drop(self.activation(layer(x)), mask)
 
     def drop(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Dropout by a mask that came with the batch; at test, the paper's multiplication by ½ (§4.2)."""
@@ -70,6 +130,82 @@ class AlexNet(nn.Module):
         return x * (mask * self.training_scale)
 
 
+class WithinMapNorm(nn.Module):
+    """Normalization over places: x · (1 + (0.001/25)·Σ x²)^-¾ over the 5×5 places around, each map on its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _WithinMapNorm.apply(x)
+        return result
+
+
+class _WithinMapNorm(torch.autograd.Function):
+    """The backward pass computes the denominator again: autograd by itself would keep five tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        wide = _wide(x)
+        power, _ = _power(wide)
+        return power.mul_(wide).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        wide = _wide(x)
+        power, denominator = _power(wide)
+        # dL/dx_i = g_i s_i^-β − 2αβ x_i · mean_j g_j x_j s_j^(-β-1): the window is symmetric.
+        direct = power.mul_(_wide(gradients[0]))
+        around = _mean_around(direct * wide / denominator).mul_(wide)
+        return direct.sub_(around, alpha=2 * WITHIN_ALPHA * WITHIN_BETA).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Squares of half-precision activations overflow, so they are taken in float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _mean_around(x: Tensor) -> Tensor:
+    """The mean over 5×5 places, of 25 at the edges of a map too, where those outside are 0."""
+    return F.avg_pool2d(x, WITHIN_SIZE, stride=1, padding=WITHIN_SIZE // 2)
+
+
+def _power(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor s^-¾ and the denominator s."""
+    denominator = _mean_around(x.square()).mul_(WITHIN_ALPHA).add_(WITHIN_K)
+    inverse = denominator.rsqrt()  # two square roots are many times quicker than a power
+    return inverse.sqrt().mul_(inverse), denominator
+
+
+def _convolution(net: Network, name: str, maps: int) -> nn.Conv2d:
+    """The layer over `maps` kernel maps below it. The first one of the net has conv1's stride, and no padding
+    but that of the pixels."""
+    size, towers = SIZES[name], _towers_apart(net, name)
+    if name == net.layers[0]:
+        return nn.Conv2d(maps, net.units[name], size, stride=paper.CONV1_STRIDE)
+    padding = size // 2
+    if net.pooling == "non-overlapping" and name in ("conv2", "conv5"):
+        padding -= 1  # conv2 1 and conv5 0: layers-147.cfg
+    return nn.Conv2d(maps, net.units[name], size, padding=padding, groups=towers)
+
+
+def _towers_apart(net: Network, name: str) -> int:
+    """Into how many towers a convolution is cut: its kernels see the maps of their own."""
+    meeting = {"conv4" if net.without == "conv3" else "conv3", SIXTH}
+    return 1 if net.exchange and name in meeting else net.towers
+
+
+def _edges(net: Network) -> tuple[int, int, int, int]:
+    """Zeros to the left, right, top and bottom of the pixels, which stand for the mean.
+
+    Of the paper's 224 pixels (0, 3) gives 55 places, as cuda-convnet counts them: the last windows hang over
+    the right and lower edge by 3 (layer.py, filter_acts.cu). Without conv1, conv2's smaller windows lie in the
+    middles of conv1's: a negative number cuts pixels away.
+    """
+    inner = (SIZES["conv1"] - SIZES[net.layers[0]]) // 2
+    before, after = (edge - inner for edge in net.conv1_padding)
+    return before, after, before, after
+
+
 def _normalization(net: Network) -> nn.Module:
     norm = net.normalization
     if norm.size == 0:
@@ -79,24 +215,26 @@ def _normalization(net: Network) -> nn.Module:
 
 
 def initialise(model: AlexNet, net: Network, seed: int) -> None:
-    """Gaussian weights and constant biases (paper §5), the same for a seed whatever the device.
+    """The first weights, the same for a seed whatever the device: Gaussian with constant biases (paper §5), or
+    torch's own, uniform within ±1/√fan-in.
 
     Each layer draws from a generator of its own, so two variants share the layers they have in common.
     """
-    full = dict(zip(LAYERS, _fan_ins(net), strict=True))
-    for place, (name, sigma) in enumerate(zip(LAYERS, net.sigma, strict=True)):
+    with torch.device("meta"):
+        full = AlexNet(replace(net, width=1.0), model.fc8.out_features)
+    sigmas = dict(zip(LAYERS, net.sigma, strict=True))
+    sigmas[SIXTH] = sigmas["conv5"]
+    for name in net.layers:
         layer = getattr(model, name)
-        generator = torch.Generator().manual_seed((seed * len(LAYERS) + place) % 2**63)
-        narrower = math.sqrt(full[name] / layer.weight[0].numel())
-        weight = torch.empty(layer.weight.shape).normal_(0, sigma * narrower, generator=generator)
+        generator = torch.Generator().manual_seed((seed * len(LAYERS) + PLACES[name]) % 2**63)
+        weight, bias = torch.empty(layer.weight.shape), torch.empty(layer.bias.shape)
+        fan_in, full_fan_in = (getattr(part, name).weight[0].numel() for part in (model, full))
+        if net.initial == "uniform":
+            for values in (weight, bias):
+                values.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
+        else:
+            weight.normal_(0, sigmas[name] * math.sqrt(full_fan_in / fan_in), generator=generator)
+            bias.fill_(net.bias if name in net.biased else 0.0)
         with torch.no_grad():
             layer.weight.copy_(weight)
-            layer.bias.fill_(net.bias if name in net.biased else 0.0)
-
-
-def _fan_ins(net: Network) -> tuple[int, ...]:
-    """Inputs of one unit of conv1 to fc8 at full width."""
-    k1, k2, k3, k4, k5 = net.kernels
-    s1, s2, s3, s4, s5 = (size * size for size in paper.CONVOLUTION_SIZES)
-    convolutions = (3 * s1, k1 // net.towers * s2, k2 * s3, k3 // net.towers * s4, k4 // net.towers * s5)
-    return (*convolutions, k5 * 6 * 6, net.hidden, net.hidden)
+            layer.bias.copy_(bias)

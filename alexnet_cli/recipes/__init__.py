@@ -8,6 +8,7 @@ the width. `departures` says where a recipe leaves the printed text, and why.
 from alexnet_cli.recipes.departures import Departure, departures
 from alexnet_cli.recipes.parts import (
     LAYERS,
+    MENDED,
     SIXTH,
     Augmentation,
     Network,
@@ -23,6 +24,7 @@ from alexnet_cli.recipes.variants import VARIANTS, chosen, named
 
 __all__ = [
     "LAYERS",
+    "MENDED",
     "RECIPES",
     "SIXTH",
     "VARIANTS",

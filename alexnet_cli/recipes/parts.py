@@ -10,6 +10,15 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 SIXTH = "conv6"
 """The further convolution of "1 CNN*", over the last pooling; initialised as conv5."""
 
+MENDED = {
+    "conv1": "conv2 sees the picture, in both towers, at the middles of conv1's windows; then both poolings",
+    "conv2": "conv3 sees conv1's maps; both poolings follow conv1",
+    "conv3": "conv4 sees the maps of both towers in its place",
+    "conv4": "conv5 sees conv3's maps of its own tower",
+    "conv5": "the last pooling takes conv4's maps",
+}
+"""What takes the place of a convolution that is left out. All poolings stay: 55 → 27 → 13 → 6 as before."""
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -40,13 +49,14 @@ class Network:
     exchange: bool = True
     """conv3 sees the maps of all towers; else they meet after the convolutions."""
     without: Literal["", "conv1", "conv2", "conv3", "conv4", "conv5"] = ""
-    """A convolution that is left out; its neighbours are mended to keep the sizes."""
+    """A convolution left out, with its activation and normalization; `MENDED` says what takes its place."""
     crop: int = printed.CROP_SIZE
     """Rows and columns of the patch that the network sees."""
     conv1_padding: tuple[int, ...] = (0, 3)
     """Zeros before and after each row and column: (0, 3) is the overhang of the last windows in the 2012 code."""
     pooling: Literal["overlapping", "non-overlapping"] = "overlapping"
-    """3×3 or 2×2 places, both each 2 places."""
+    """3×3 or 2×2 places, both each 2 places; with 2×2, conv2 and conv5 have a zero less around their maps and the
+    last windows may hang over, as in the 2012 code (layers-147.cfg): 55 → 28 → 26 → 13 → 11 → 6."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     normalization: Normalization = field(default_factory=Normalization)
     dropout: float = printed.DROPOUT
@@ -69,10 +79,43 @@ class Network:
         return tuple(max(1, round(n * self.width / self.towers)) * self.towers for n in full)
 
     @property
+    def units(self) -> dict[str, int]:
+        """Kernels of each convolution that there is, and units of fc6 and fc7, in the order in which they run."""
+        names = (*(*LAYERS[:5], SIXTH)[: len(self.kernels)], "fc6", "fc7")
+        return {name: n for name, n in zip(names, self.widths, strict=True) if name != self.without}
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The layers with weights, in the order in which they run."""
-        convolutions = (*LAYERS[:5], SIXTH)[: len(self.kernels)]
-        return (*(name for name in convolutions if name != self.without), *LAYERS[5:])
+        return (*self.units, "fc8")
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Rows, and as many columns, of the maps from the first convolution to fc6: 55, 27, 13, 6."""
+
+        def pooled(side: int) -> int:
+            return (side - 3) // 2 + 1 if self.pooling == "overlapping" else (side + 1) // 2
+
+        lost = 0 if self.pooling == "overlapping" else 2  # by conv2 and by conv5
+        sides = [55, pooled(55)]
+        if self.without not in ("conv1", "conv2"):  # without conv1 it is conv2 that gives the 55
+            sides.append(sides[-1] - lost)
+        sides.append(pooled(sides[-1]))
+        if self.without != "conv5":
+            sides.append(sides[-1] - lost)
+        sides.append(pooled(sides[-1]))
+        return tuple(dict.fromkeys(sides))
+
+    @property
+    def fc6_inputs(self) -> int:
+        *_, (_, maps) = list(self.units.items())[:-2]
+        return maps * self.sides[-1] ** 2
+
+    @property
+    def mask_widths(self) -> tuple[int, int]:
+        """How many units the dropout masks of fc6 and fc7 cover."""
+        hidden6, hidden7 = self.units["fc6"], self.units["fc7"]
+        return (self.fc6_inputs, hidden6) if self.dropout_of == "inputs" else (hidden6, hidden7)
 
 
 @dataclass(frozen=True)
@@ -178,11 +221,6 @@ def checked(recipe: Recipe) -> Recipe:
         net.exchange or net.towers > 1, "network.exchange", "cannot be false for one tower: it has no other to see"
     )
     need(
-        net.exchange or net.without != "conv3",
-        "network.without",
-        "cannot be conv3 without exchange: conv3 is where it would be",
-    )
-    need(
         net.crop in (224, 227), "network.crop", "must be 224 or 227: conv1 then has 55×55 outputs, as in Figure 2"
     )
     need(
@@ -206,6 +244,16 @@ def checked(recipe: Recipe) -> Recipe:
     )
     need(normalization.alpha >= 0, "network.normalization.alpha", "must not be negative")
     need(normalization.k > 0, "network.normalization.k", "must be above 0")
+    need(
+        not (normalization.within and net.without == "conv2"),
+        "network.normalization.within",
+        "cannot be true without conv2: it normalizes that layer's maps",
+    )
+    need(
+        not (recipe.augmentation.crops == "resized" and recipe.preprocessing.mean == "pixel"),
+        "preprocessing.mean",
+        "cannot be pixel for resized crops: they lie at no one place of the mean image",
+    )
     need(recipe.augmentation.colour_noise >= 0, "augmentation.colour_noise", "must not be negative")
     need(recipe.augmentation.sharing >= 1, "augmentation.sharing", "must be at least 1")
     need(optimizer.rate >= 0, "optimizer.rate", "must not be negative")
@@ -233,4 +281,7 @@ def checked(recipe: Recipe) -> Recipe:
     )
     for key in ("conv1_drop", "conv1_freeze", "colour_stop"):
         need(getattr(schedule, key) >= 0, f"schedule.{key}", "must not be negative")
+    for key in ("conv1_drop", "conv1_freeze"):
+        gone = net.without == "conv1" and getattr(schedule, key) > 0
+        need(not gone, f"schedule.{key}", "cannot be given without conv1")
     return recipe

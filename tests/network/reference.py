@@ -1,9 +1,11 @@
-"""The paper's network and its update once more, in float64 numpy, written from the formulas and not from our code.
+"""The network of every recipe and its update once more, in float64 numpy, written from the formulas.
 
-Arrays are (B, K, rows, columns) or (B, units). Convolutions are sums over kernel places, towers are halves of
-the maps, and every backward pass is by hand. Weights are a dict {"conv1.weight": ..., "conv1.bias": ...}.
+Nothing of our code is in it. Arrays are (B, K, rows, columns) or (B, units). Convolutions are sums over kernel
+places, towers are halves of the maps, and every part's backward pass is by hand. Weights are a dict
+{"conv1.weight": ..., "conv1.bias": ...}; the names in it say which layers there are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,27 +15,39 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Numbers:
-    """The paper's constants (§3.2, §3.3, §4.2), and the readings in which recipes may differ."""
+    """The paper's constants (§3.2, §3.3, §4.2), and the readings in which recipes and variants may differ."""
 
     towers: int = 2
+    edges: tuple[int, int] = (0, 3)
+    """Zeros before and after the rows and columns of the pixels."""
+    exchange: bool = True
     n: int = 5
+    """0 is no normalization."""
     alpha: float = 1e-4
     beta: float = 0.75
     k: float = 2.0
     norm_whole_layer: bool = False
     norm1_before_relu: bool = False
+    within: bool = False
+    pooled: int = 3
+    activation: str = "relu"
     keep: float = 0.5
     inverted_dropout: bool = False
+    dropout_of_inputs: bool = False
+
+
+Step = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass
 class Pass:
-    """What a forward pass saw: `outputs` of the layers by name, `inputs` of the convolutions and full layers."""
+    """What a forward pass saw: outputs of the layers by name, and what each fully connected layer was given."""
 
     outputs: Arrays = field(default_factory=dict)
-    inputs: Arrays = field(default_factory=dict)
-    drops: Arrays = field(default_factory=dict)
-    """What fc6's and fc7's outputs were multiplied by."""
+    gradients: Arrays = field(default_factory=dict)
+    """Filled by the way back."""
+    way_back: list[Step] = field(default_factory=list)
+    """For each part in turn: the gradient of its output → that of its input."""
 
 
 # -- the parts ------------------------------------------------------------------------------------------------
@@ -77,10 +91,10 @@ def conv_backward(
     return dx, dw, g.sum((0, 2, 3))
 
 
-def lrn_denominator(a: np.ndarray, c: Numbers, groups: int) -> np.ndarray:
+def lrn_denominator(a: np.ndarray, c: Numbers) -> np.ndarray:
     """k + α Σ a_j², j from i - n/2 to i + n/2 within the maps of one group (§3.3)."""
     total = np.zeros_like(a)
-    for maps, sums in zip(np.split(a, groups, 1), np.split(total, groups, 1), strict=True):
+    for maps, sums in zip(np.split(a, _groups(c), 1), np.split(total, _groups(c), 1), strict=True):
         for i in range(maps.shape[1]):
             near = slice(max(0, i - c.n // 2), i + c.n // 2 + 1)
             sums[:, i] = (maps[:, near] ** 2).sum(1)
@@ -88,12 +102,12 @@ def lrn_denominator(a: np.ndarray, c: Numbers, groups: int) -> np.ndarray:
 
 
 def lrn(a: np.ndarray, c: Numbers) -> np.ndarray:
-    return a / lrn_denominator(a, c, _groups(c)) ** c.beta
+    return a / lrn_denominator(a, c) ** c.beta
 
 
 def lrn_backward(a: np.ndarray, g: np.ndarray, c: Numbers) -> np.ndarray:
     """∂b_j/∂a_i = [i = j] s_j^-β - 2αβ a_i a_j s_j^(-β-1) for i in the window of j."""
-    s = lrn_denominator(a, c, _groups(c))
+    s = lrn_denominator(a, c)
     result = g * s**-c.beta
     coefficient = 2 * c.alpha * c.beta * g * a * s ** (-c.beta - 1)
     for group in np.split(np.arange(a.shape[1]), _groups(c)):
@@ -107,22 +121,52 @@ def _groups(c: Numbers) -> int:
     return 1 if c.norm_whole_layer else c.towers
 
 
-def pool(x: np.ndarray) -> np.ndarray:
-    """Overlapping max pooling, z = 3 and s = 2 (§3.4)."""
-    return windows(x, 3, 2).max((4, 5))
+def box(x: np.ndarray) -> np.ndarray:
+    """The sum over the 5×5 places around each place of a map; there is nothing beyond the edges."""
+    return windows(padded(x, 2, 2), 5, 1).sum((4, 5))
 
 
-def pool_backward(x: np.ndarray, g: np.ndarray) -> np.ndarray:
+def within(a: np.ndarray) -> np.ndarray:
+    """The 2012 code's second normalization (cnorm2): a / (1 + 0.001/25 Σ a²)^0.75."""
+    return a / (1 + 0.001 / 25 * box(a**2)) ** 0.75
+
+
+def within_backward(a: np.ndarray, g: np.ndarray) -> np.ndarray:
+    s = 1 + 0.001 / 25 * box(a**2)
+    return g * s**-0.75 - 2 * 0.75 * 0.001 / 25 * a * box(g * a * s**-1.75)
+
+
+def overhung(x: np.ndarray, size: int) -> np.ndarray:
+    """With what the last windows of pooling at a stride of 2 find beyond the edge: nothing that is largest."""
+    beyond = (x.shape[2] - size) % 2
+    return np.pad(x, ((0, 0), (0, 0), (0, beyond), (0, beyond)), constant_values=-np.inf)
+
+
+def pool(x: np.ndarray, size: int) -> np.ndarray:
+    """Max pooling, s = 2 and z = 3 where it overlaps (§3.4)."""
+    return windows(overhung(x, size), size, 2).max((4, 5))
+
+
+def pool_backward(x: np.ndarray, g: np.ndarray, size: int) -> np.ndarray:
     """To the first largest of each window."""
-    flat = windows(x, 3, 2).reshape(*g.shape, 9).argmax(-1)
+    whole = overhung(x, size)
+    flat = windows(whole, size, 2).reshape(*g.shape, size * size).argmax(-1)
     b, k, y, z = np.indices(g.shape)
-    dx = np.zeros_like(x)
-    np.add.at(dx, (b, k, 2 * y + flat // 3, 2 * z + flat % 3), g)
-    return dx
+    dx = np.zeros_like(whole)
+    np.add.at(dx, (b, k, 2 * y + flat // size, 2 * z + flat % size), g)
+    return dx[:, :, : x.shape[2], : x.shape[3]]
 
 
 def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
+
+
+ACTIVATIONS: dict[str, tuple[Step, Step]] = {
+    "relu": (relu, lambda y: (y > 0).astype(float)),
+    "tanh": (np.tanh, lambda y: 1 - y**2),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), lambda y: y * (1 - y)),
+}
+"""Each with its slope, as a function of what it gives."""
 
 
 # -- the whole net --------------------------------------------------------------------------------------------
@@ -131,42 +175,99 @@ def relu(x: np.ndarray) -> np.ndarray:
 def forward(w: Arrays, pixels: np.ndarray, masks: tuple[np.ndarray, np.ndarray] | None, c: Numbers) -> Pass:
     """Training with `masks`, of ones and zeros; test without."""
     seen = Pass()
+    there = {name.partition(".")[0] for name in w}
 
-    def layer(
-        name: str, x: np.ndarray, pad: tuple[int, int] = (0, 0), stride: int = 1, towers: int = 1
-    ) -> np.ndarray:
-        weight, bias = w[name + ".weight"], w[name + ".bias"]
-        x = padded(x, *pad) if weight.ndim == 4 else x
-        y = conv(x, weight, bias, stride, towers) if weight.ndim == 4 else x @ weight.T + bias
-        seen.inputs[name], seen.outputs[name] = x, y
-        return y
-
-    def keep(name: str, value: np.ndarray) -> np.ndarray:
+    def keep(name: str, value: np.ndarray, back: Step) -> np.ndarray:
         seen.outputs[name] = value
+        seen.way_back.append(back)
         return value
 
-    def dropped(name: str, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    def convolution(name: str, x: np.ndarray, edges: tuple[int, int], towers: int, stride: int = 1) -> np.ndarray:
+        weight, spare = w[name + ".weight"], 0
+        if stride == 4:  # the first one: 11×11 places, of which a smaller kernel sees the middle
+            spare = (11 - weight.shape[2]) // 2
+            weight = np.pad(weight, ((0, 0), (0, 0), (spare, spare), (spare, spare)))
+        whole = padded(x, *edges)
+
+        def back(g: np.ndarray) -> np.ndarray:
+            dx, dw, db = conv_backward(whole, weight, g, stride, towers)
+            middle = slice(spare, weight.shape[2] - spare)
+            seen.gradients |= {name + ".weight": dw[:, :, middle, middle], name + ".bias": db}
+            before, size = edges[0], x.shape[2]
+            return dx[:, :, before : before + size, before : before + size]
+
+        return keep(name, conv(whole, weight, w[name + ".bias"], stride, towers), back)
+
+    def full(name: str, x: np.ndarray) -> np.ndarray:
+        weight = w[name + ".weight"]
+        seen.outputs["into " + name] = x
+
+        def back(g: np.ndarray) -> np.ndarray:
+            seen.gradients |= {name + ".weight": g.T @ x, name + ".bias": g.sum(0)}
+            return g @ weight
+
+        return keep(name, x @ weight.T + w[name + ".bias"], back)
+
+    def active(x: np.ndarray) -> np.ndarray:
+        function, slope = ACTIVATIONS[c.activation]
+        y = function(x)
+        seen.way_back.append(lambda g: g * slope(y))
+        return y
+
+    def normalized(name: str, x: np.ndarray) -> np.ndarray:
+        return keep(name, lrn(x, c), lambda g: lrn_backward(x, g, c)) if c.n else x
+
+    def pooled(name: str, x: np.ndarray) -> np.ndarray:
+        return keep(name, pool(x, c.pooled), lambda g: pool_backward(x, g, c.pooled))
+
+    def dropped(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         if mask is None:
             factor = np.full_like(x, 1.0 if c.inverted_dropout else c.keep)
         else:
             factor = mask / c.keep if c.inverted_dropout else mask.astype(float)
-        seen.drops[name] = factor
-        return keep(name + " dropped", x * factor)
+        seen.way_back.append(lambda g: g * factor)
+        return x * factor
+
+    def hidden(name: str, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        if c.dropout_of_inputs:
+            return active(full(name, dropped(x, mask)))
+        return dropped(active(full(name, x)), mask)
 
     # 224 pixels and 55 windows: the last one ends at pixel 54·4 + 11 = 227, 3 beyond the edge, which read as 0.
-    x = layer("conv1", pixels, (0, 3), stride=4)
-    x = relu(keep("norm1", lrn(x, c))) if c.norm1_before_relu else keep("norm1", lrn(relu(x), c))
-    x = keep("pool1", pool(x))
-    x = keep("norm2", lrn(relu(layer("conv2", x, (2, 2), towers=c.towers)), c))
-    x = keep("pool2", pool(x))
-    x = relu(layer("conv3", x, (1, 1)))
-    x = relu(layer("conv4", x, (1, 1), towers=c.towers))
-    x = relu(layer("conv5", x, (1, 1), towers=c.towers))
-    x = keep("pool5", pool(x))
+    x, meeting = pixels, 1 if c.exchange else c.towers
+    if "conv1" in there:
+        x = convolution("conv1", x, c.edges, towers=1, stride=4)
+        if c.norm1_before_relu:  # layers-145.cfg: conv1, rnorm1, pool1 with the neuron
+            x = active(pooled("pool1", normalized("norm1", x)))
+        else:
+            x = pooled("pool1", normalized("norm1", active(x)))
+    if "conv2" in there:
+        edge = 2 if c.pooled == 3 else 1
+        first = "conv1" not in there
+        x = convolution("conv2", x, c.edges, 1, 4) if first else convolution("conv2", x, (edge, edge), c.towers)
+        x = normalized("norm2", active(x))
+        if c.within:
+            maps = x
+            x = keep("within2", within(maps), lambda g: within_backward(maps, g))
+        x = pooled("pool1" if first else "pool2", x)
+    if not {"conv1", "conv2"} <= there:
+        x = pooled("pool2", x)
+    if "conv3" in there:
+        x = active(convolution("conv3", x, (1, 1), meeting))
+    if "conv4" in there:
+        x = active(convolution("conv4", x, (1, 1), c.towers if "conv3" in there else meeting))
+    if "conv5" in there:
+        edge = 1 if c.pooled == 3 else 0
+        x = active(convolution("conv5", x, (edge, edge), c.towers))
+    x = pooled("pool5", x)
+    if "conv6" in there:
+        x = active(convolution("conv6", x, (1, 1), meeting))
+    maps_shape = x.shape
+    seen.way_back.append(lambda g: g.reshape(maps_shape))
     mask6, mask7 = masks if masks is not None else (None, None)
-    x = dropped("fc6", relu(layer("fc6", x.reshape(len(x), -1))), mask6)
-    x = dropped("fc7", relu(layer("fc7", x)), mask7)
-    layer("fc8", x)
+    x = hidden("fc6", x.reshape(len(x), -1), mask6)
+    x = hidden("fc7", x, mask7)
+    full("fc8", x)
     return seen
 
 
@@ -180,44 +281,27 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.nda
     return float(loss), p / len(labels)
 
 
-def backward(w: Arrays, seen: Pass, g: np.ndarray, c: Numbers) -> Arrays:
+def backward(seen: Pass, g: np.ndarray) -> Arrays:
     """Gradients of the weights under their names, and of the pixels; `g` is that of the logits."""
-    out, found = seen.outputs, {}
-
-    def full(name: str, g: np.ndarray) -> np.ndarray:
-        found[name + ".weight"], found[name + ".bias"] = g.T @ seen.inputs[name], g.sum(0)
-        return g @ w[name + ".weight"]
-
-    def convolution(
-        name: str, g: np.ndarray, pad: tuple[int, int], stride: int = 1, towers: int = 1
-    ) -> np.ndarray:
-        dx, found[name + ".weight"], found[name + ".bias"] = conv_backward(
-            seen.inputs[name], w[name + ".weight"], g, stride, towers
-        )
-        before, after = pad
-        return dx[:, :, before : dx.shape[2] - after, before : dx.shape[3] - after]
-
-    g = full("fc8", g)
-    g = full("fc7", g * seen.drops["fc7"] * (out["fc7"] > 0))
-    g = full("fc6", g * seen.drops["fc6"] * (out["fc6"] > 0)).reshape(out["pool5"].shape)
-    g = pool_backward(relu(out["conv5"]), g) * (out["conv5"] > 0)
-    g = convolution("conv5", g, (1, 1), towers=c.towers) * (out["conv4"] > 0)
-    g = convolution("conv4", g, (1, 1), towers=c.towers) * (out["conv3"] > 0)
-    g = convolution("conv3", g, (1, 1))
-    g = lrn_backward(relu(out["conv2"]), pool_backward(out["norm2"], g), c) * (out["conv2"] > 0)
-    g = convolution("conv2", g, (2, 2), towers=c.towers)
-    if c.norm1_before_relu:
-        g = pool_backward(relu(out["norm1"]), g) * (out["norm1"] > 0)
-        g = lrn_backward(out["conv1"], g, c)
-    else:
-        g = lrn_backward(relu(out["conv1"]), pool_backward(out["norm1"], g), c) * (out["conv1"] > 0)
-    return {"pixels": convolution("conv1", g, (0, 3), stride=4), **found}
+    for step in reversed(seen.way_back):
+        g = step(g)
+    return {"pixels": g, **seen.gradients}
 
 
-def update(w: Arrays, v: Arrays, gradients: Arrays, rate: float, bias_decay: bool) -> tuple[Arrays, Arrays]:
-    """v ← 0.9·v - 0.0005·ε·w - ε·∂L/∂w;  w ← w + v (§5). The 2012 code decays no biases."""
+def update(
+    w: Arrays,
+    v: Arrays,
+    gradients: Arrays,
+    rate: float,
+    bias_rate: float = 1.0,
+    bias_decay: bool = False,
+) -> tuple[Arrays, Arrays]:
+    """v ← 0.9·v - 0.0005·ε·w - ε·∂L/∂w;  w ← w + v (§5). The 2012 code and Caffe decay no biases, and give them
+    twice the rate."""
     new_v = {}
     for name in w:
-        decay = 0.0005 if bias_decay or not name.endswith(".bias") else 0.0
-        new_v[name] = 0.9 * v[name] - decay * rate * w[name] - rate * gradients[name]
+        bias = name.endswith(".bias")
+        epsilon = rate * bias_rate if bias else rate
+        decay = 0.0005 if bias_decay or not bias else 0.0
+        new_v[name] = 0.9 * v[name] - decay * epsilon * w[name] - epsilon * gradients[name]
     return {name: w[name] + new_v[name] for name in w}, new_v

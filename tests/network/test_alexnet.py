@@ -1,4 +1,4 @@
-"""The network of `paper` and `text`, forward, backward and one update, against float64 numpy (reference.py)."""
+"""The network of every recipe and variant, forward, backward and one update, against reference.py's numpy."""
 
 import math
 from dataclasses import replace
@@ -8,76 +8,124 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from reference import Numbers
 
 from alexnet_cli import recipes
 from alexnet_cli.engine import optimizer
-from alexnet_cli.network.alexnet import AlexNet, initialise
-from alexnet_cli.network.describe import layers
+from alexnet_cli.network.alexnet import AlexNet, WithinMapNorm, initialise
+from alexnet_cli.recipes import Network
 
-CLASSES, BATCH, HIDDEN = 7, 3, 16
-TINY = recipes.Network(kernels=(12, 14, 8, 12, 10), hidden=HIDDEN)  # 6 and 7 maps a tower: whole LRN windows
-LAYER = recipes.Normalization(across="layer")
+CLASSES, BATCH = 7, 2
 
-# Each reading of the text beside the numbers that say the same to the reference.
-READINGS = {
-    "paper": (TINY, reference.Numbers()),
-    "text": (replace(TINY, normalization=LAYER), reference.Numbers(norm_whole_layer=True)),
-    "before relu": (
-        replace(TINY, normalization=recipes.Normalization(order="before-relu")),
-        reference.Numbers(norm1_before_relu=True),
-    ),
-    "inverted dropout": (
-        replace(TINY, dropout=0.3, dropout_scaling="training"),
-        reference.Numbers(keep=0.7, inverted_dropout=True),
-    ),
-    "one tower, no power of 3/4": (
-        replace(TINY, towers=1, normalization=recipes.Normalization(size=3, alpha=2e-3, beta=0.6, k=1.5)),
-        reference.Numbers(towers=1, n=3, alpha=2e-3, beta=0.6, k=1.5),
+# Each recipe beside the numbers that say the same to the reference.
+PAPER = Numbers()
+TEXT = Numbers(norm_whole_layer=True)
+ORIGINAL = Numbers(alpha=1e-4 / 5, norm1_before_relu=True, within=True)
+CAFFE = Numbers(edges=(0, 0), norm_whole_layer=True, alpha=1e-4 / 5, k=1.0, inverted_dropout=True)
+TORCHVISION = Numbers(towers=1, edges=(2, 2), n=0, inverted_dropout=True, dropout_of_inputs=True)
+RECIPES = {
+    "paper": PAPER,
+    "text": TEXT,
+    "original": ORIGINAL,
+    "caffe": CAFFE,
+    "torchvision": TORCHVISION,
+    "small": PAPER,
+}
+VARIANTS = {
+    "paper+six-conv": PAPER,
+    "paper+one-gpu": replace(PAPER, towers=1),
+    "paper+ungrouped": replace(PAPER, towers=1),
+    "paper+no-exchange": replace(PAPER, exchange=False),
+    "paper+no-lrn": replace(PAPER, n=0),
+    "paper+non-overlapping": replace(PAPER, pooled=2),
+    "paper+tanh": replace(PAPER, activation="tanh"),
+    "paper+sigmoid": replace(PAPER, activation="sigmoid"),
+    "paper+no-dropout": replace(PAPER, keep=1.0),
+    "paper+no-conv1": PAPER,
+    "paper+no-conv2": PAPER,
+    "paper+no-conv3": PAPER,
+    "paper+no-conv4": PAPER,
+    "paper+no-conv5": PAPER,
+    "original+non-overlapping+no-conv1+no-exchange": replace(ORIGINAL, pooled=2, exchange=False),
+    "original+six-conv+tanh+non-overlapping": replace(ORIGINAL, activation="tanh", pooled=2),
+    "caffe+no-conv1": CAFFE,
+    "caffe+no-conv3+no-exchange": replace(CAFFE, exchange=False),
+    "torchvision+six-conv+no-conv5+non-overlapping": replace(TORCHVISION, pooled=2),
+}
+BY_HAND = {
+    "keep 0.7": (["dropout=0.3", "dropout_scaling=training"], replace(PAPER, keep=0.7, inverted_dropout=True)),
+    "no power of 3/4": (
+        ["towers=1", *(f"normalization.{value}" for value in ("size=3", "alpha=2e-3", "beta=0.6", "k=1.5"))],
+        Numbers(towers=1, n=3, alpha=2e-3, beta=0.6, k=1.5),
     ),
 }
+READINGS = {
+    **{name: (recipes.named(name), numbers) for name, numbers in (RECIPES | VARIANTS).items()},
+    **{name: (recipes.chosen("paper", given), numbers) for name, (given, numbers) in BY_HAND.items()},
+}
+
+Reading = tuple[Network, Numbers]
+
+
+def narrow(recipe: recipes.Recipe) -> Network:
+    """An eighth of the paper's width, 6 maps a tower in conv1: whole LRN windows."""
+    return replace(recipe.network, width=1 / 8, hidden=128)
 
 
 @pytest.fixture(params=READINGS)
-def reading(request: pytest.FixtureRequest) -> tuple[recipes.Network, reference.Numbers]:
-    return READINGS[request.param]
+def reading(request: pytest.FixtureRequest) -> Reading:
+    recipe, numbers = READINGS[request.param]
+    return narrow(recipe), numbers
 
 
-def random_weights(net: recipes.Network) -> reference.Arrays:
+def random_weights(net: Network) -> reference.Arrays:
     """Weights that keep the activations at some tens, where the normalization bends, and logits of order 1."""
     generator = np.random.default_rng(7)
     weights = {}
     for name, parameter in AlexNet(net, CLASSES).named_parameters():
-        fan_in = parameter[0].numel()
-        scale = 1.0 if name.endswith(".bias") else math.sqrt(2 / fan_in) * (0.05 if name == "fc8.weight" else 1)
+        layer, fan_in = name.partition(".")[0], parameter[0].numel()
+        scale = 1.0 if name.endswith(".bias") else math.sqrt(2 / fan_in) * (0.05 if layer == "fc8" else 1)
+        if net.activation != "relu" and name == f"{net.layers[0]}.weight":
+            scale /= 60  # the pixels': what saturates has no slope
         weights[name] = generator.normal(0, scale, parameter.shape)
     return weights
 
 
-def model_with(net: recipes.Network, weights: reference.Arrays) -> AlexNet:
+def model_with(net: Network, weights: reference.Arrays) -> AlexNet:
     model = AlexNet(net, CLASSES).double()
     model.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in weights.items()})
     return model
 
 
-def random_batch() -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+Masks = tuple[np.ndarray, np.ndarray]
+
+
+def random_batch(net: Network) -> tuple[np.ndarray, np.ndarray, Masks]:
     generator = np.random.default_rng(8)
-    pixels = generator.normal(0, 60, (BATCH, 3, 224, 224))
-    masks = tuple((generator.random((BATCH, HIDDEN)) < 0.6).astype(float) for _ in range(2))
-    return pixels, generator.integers(0, CLASSES, BATCH), (masks[0], masks[1])
+    pixels = generator.normal(0, 60, (BATCH, 3, net.crop, net.crop))
+    mask6, mask7 = ((generator.random((BATCH, n)) < 0.6).astype(float) for n in net.mask_widths)
+    if net.dropout == 0:
+        mask6, mask7 = np.ones_like(mask6), np.ones_like(mask7)
+    return pixels, generator.integers(0, CLASSES, BATCH), (mask6, mask7)
+
+
+def tensors(masks: Masks) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(masks[0]), torch.from_numpy(masks[1])
 
 
 def observed(model: AlexNet) -> dict[str, np.ndarray]:
-    """Filled by the next forward pass: the outputs of the layers, and what fc7 and fc8 are given."""
+    """Filled by the next forward pass: the outputs of the layers, and what fc6, fc7 and fc8 are given."""
     found: dict[str, np.ndarray] = {}
 
-    def output(name: str, value: torch.Tensor) -> None:
+    def seen(name: str, value: torch.Tensor) -> None:
         pooled = ["pool1", "pool2", "pool5"][sum(key.startswith("pool") for key in found) % 3]
         found[pooled if name == "pool" else name] = value.detach().numpy().copy()  # ReLU works in place
 
     for name, module in model.named_children():
-        module.register_forward_hook(lambda _module, _given, value, name=name: output(name, value))
-    model.fc7.register_forward_pre_hook(lambda _, given: output("fc6 dropped", given[0]))
-    model.fc8.register_forward_pre_hook(lambda _, given: output("fc7 dropped", given[0]))
+        if not isinstance(module, torch.nn.Identity):
+            module.register_forward_hook(lambda _module, _given, value, name=name: seen(name, value))
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _module, given, name=name: seen(f"into {name}", given[0]))
     return found
 
 
@@ -97,82 +145,120 @@ def agree(what: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray])
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "test"])
-def test_every_layers_output_is_that_of_the_formulas(
-    reading: tuple[recipes.Network, reference.Numbers], training: bool
-) -> None:
+def test_every_layers_output_is_that_of_the_formulas(reading: Reading, training: bool) -> None:
     net, numbers = reading
     weights = random_weights(net)
-    pixels, _, masks = random_batch()
+    pixels, _, masks = random_batch(net)
     model = model_with(net, weights).train(training)
     found = observed(model)
-    given = (torch.from_numpy(masks[0]), torch.from_numpy(masks[1])) if training else None
-    logits = model(torch.from_numpy(pixels), given)
+    logits = model(torch.from_numpy(pixels), tensors(masks) if training else None)
     expected = reference.forward(weights, pixels, masks if training else None, numbers).outputs
     assert np.array_equal(logits.detach().numpy(), found["fc8"])
     agree(f"outputs in {'training' if training else 'test'}", found, expected)
     # The comparison says something only where the normalization bends and units are alive.
-    assert difference(reference.relu(expected["conv1"]) / numbers.k**numbers.beta, expected["norm1"]) > 0.05
-    assert all(0.05 < (expected[name] > 0).mean() < 0.95 for name in recipes.LAYERS)
+    assert all(0.05 < (expected[name] > 0).mean() < 0.95 for name in net.layers)
+    if "norm1" in expected and net.activation == "relu":
+        plain = expected["conv1"] if numbers.norm1_before_relu else reference.relu(expected["conv1"])
+        assert difference(plain / numbers.k**numbers.beta, expected["norm1"]) > 0.05
+    if "within2" in expected and net.activation == "relu":
+        assert difference(expected["norm2"], expected["within2"]) > 0.05
 
 
-def test_gradients_are_those_by_hand(reading: tuple[recipes.Network, reference.Numbers]) -> None:
+def test_gradients_are_those_by_hand(reading: Reading) -> None:
     net, numbers = reading
     weights = random_weights(net)
-    pixels, labels, masks = random_batch()
+    pixels, labels, masks = random_batch(net)
     model = model_with(net, weights).train()
     given = torch.from_numpy(pixels).requires_grad_()
-    loss = F.cross_entropy(
-        model(given, (torch.from_numpy(masks[0]), torch.from_numpy(masks[1]))), torch.from_numpy(labels)
-    )
+    loss = F.cross_entropy(model(given, tensors(masks)), torch.from_numpy(labels))
     loss.backward()
     seen = reference.forward(weights, pixels, masks, numbers)
     expected_loss, at_logits = reference.cross_entropy(seen.outputs["fc8"], labels)
     assert loss.item() == pytest.approx(expected_loss, rel=1e-12)
     found = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    agree(
-        "gradients", {"pixels": given.grad.numpy(), **found}, reference.backward(weights, seen, at_logits, numbers)
-    )
+    agree("gradients", {"pixels": given.grad.numpy(), **found}, reference.backward(seen, at_logits))
 
 
-def test_the_references_gradients_are_its_slopes(reading: tuple[recipes.Network, reference.Numbers]) -> None:
+@pytest.mark.parametrize(
+    "name", [*RECIPES, "paper+non-overlapping", "paper+tanh", "paper+sigmoid", "caffe+no-conv1"]
+)
+def test_the_references_gradients_are_its_slopes(name: str) -> None:
     """Along one random direction, by finite differences."""
-    net, numbers = reading
-    weights = random_weights(net)
-    pixels, labels, masks = random_batch()
+    recipe, numbers = READINGS[name]
+    weights = random_weights(narrow(recipe))
+    pixels, labels, masks = random_batch(narrow(recipe))
 
     def loss_and_gradient(weights: reference.Arrays) -> tuple[float, np.ndarray, reference.Pass]:
         seen = reference.forward(weights, pixels, masks, numbers)
         return *reference.cross_entropy(seen.outputs["fc8"], labels), seen
 
     _, at_logits, seen = loss_and_gradient(weights)
-    gradients = reference.backward(weights, seen, at_logits, numbers)
+    gradients = reference.backward(seen, at_logits)
     generator = np.random.default_rng(9)
-    step = {name: generator.normal(0, 1e-7, w.shape) for name, w in weights.items()}
+    step = {name: generator.normal(0, 1e-7 * w.std(), w.shape) for name, w in weights.items()}
     up, down = (loss_and_gradient({name: w + s * step[name] for name, w in weights.items()})[0] for s in (1, -1))
     predicted = sum((gradients[name] * step[name]).sum() for name in weights)
     assert (up - down) / 2 == pytest.approx(predicted, rel=1e-4)
 
 
-@pytest.mark.parametrize("recipe", [recipes.paper(), recipes.text()], ids=lambda recipe: recipe.name)
-def test_one_whole_update_is_the_papers(recipe: recipes.Recipe) -> None:
-    net, numbers = READINGS[recipe.name]
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("paper", {}),
+        ("text", {"bias_decay": True}),
+        ("original", {"bias_rate": 2.0}),
+        ("caffe", {"bias_rate": 2.0}),
+    ],
+)
+def test_one_whole_update_is_that_of_the_formulas(name: str, rates: dict[str, float]) -> None:
+    recipe, numbers = READINGS[name]
+    net = narrow(recipe)
     weights = random_weights(net)
-    pixels, labels, masks = random_batch()
+    pixels, labels, masks = random_batch(net)
     generator = np.random.default_rng(10)
     moving = {name: generator.normal(0, 0.01, w.shape) for name, w in weights.items()}
 
     model = model_with(net, weights).train()
     velocity = {name: torch.from_numpy(v.copy()) for name, v in moving.items()}
-    logits = model(torch.from_numpy(pixels), (torch.from_numpy(masks[0]), torch.from_numpy(masks[1])))
-    F.cross_entropy(logits, torch.from_numpy(labels)).backward()
+    F.cross_entropy(model(torch.from_numpy(pixels), tensors(masks)), torch.from_numpy(labels)).backward()
     table = optimizer.rows(velocity, recipe.optimizer, recipe.optimizer.rate)
     optimizer.update(model, velocity, table, recipe.optimizer.momentum)
 
     seen = reference.forward(weights, pixels, masks, numbers)
-    gradients = reference.backward(weights, seen, reference.cross_entropy(seen.outputs["fc8"], labels)[1], numbers)
-    expected, expected_v = reference.update(weights, moving, gradients, 0.01, bias_decay=recipe.name == "text")
-    agree("velocity after one update", {name: v.numpy() for name, v in velocity.items()}, expected_v)
-    agree("weights after one update", {name: p.detach().numpy() for name, p in model.named_parameters()}, expected)
+    gradients = reference.backward(seen, reference.cross_entropy(seen.outputs["fc8"], labels)[1])
+    expected, expected_v = reference.update(weights, moving, gradients, 0.01, **rates)
+    agree(f"{name}: velocity after one update", {n: v.numpy() for n, v in velocity.items()}, expected_v)
+    agree(
+        f"{name}: weights after one update", {n: p.detach().numpy() for n, p in model.named_parameters()}, expected
+    )
+
+
+def test_default_numbers_are_the_papers() -> None:
+    """The reference has the constants written out a second time."""
+    numbers, norm = Numbers(), recipes.paper().network.normalization
+    assert (norm.size, norm.alpha, norm.beta, norm.k) == (numbers.n, numbers.alpha, numbers.beta, numbers.k)
+    assert recipes.paper().network.dropout == 1 - numbers.keep
+
+
+# -- the parts ------------------------------------------------------------------------------------------------
+
+
+def test_the_normalization_over_places_has_the_gradients_of_its_formula() -> None:
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 60
+    assert torch.autograd.gradcheck(WithinMapNorm(), x.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_normalization_over_places_holds_in_half_precision(dtype: torch.dtype) -> None:
+    x = torch.full((1, 2, 9, 9), 300.0)
+    x[:, 1] = -300.0
+    y = WithinMapNorm()(x.to(dtype))
+    assert y.dtype == dtype
+    assert torch.allclose(y.float(), WithinMapNorm()(x), rtol=0.01)
+
+
+HIDDEN = 16
+TINY = Network(kernels=(12, 14, 8, 12, 10), hidden=HIDDEN)
 
 
 def test_inverted_dropout_is_torchs() -> None:
@@ -198,125 +284,3 @@ def test_without_dropout_training_and_test_are_one() -> None:
     initialise(model, TINY, seed=3)
     pixels = torch.randn(2, 3, 224, 224)
     assert torch.equal(model.train()(pixels), model.eval()(pixels))
-
-
-# -- what `describe` counts -----------------------------------------------------------------------------------
-
-
-def test_paper_has_the_papers_shapes_parameters_and_multiply_adds() -> None:
-    found = layers(recipes.paper().network, classes=1000)
-    assert [(layer.name, layer.output) for layer in found] == [
-        ("conv1", (96, 55, 55)),
-        ("norm1", (96, 55, 55)),
-        ("pool", (96, 27, 27)),
-        ("conv2", (256, 27, 27)),
-        ("norm2", (256, 27, 27)),
-        ("pool", (256, 13, 13)),
-        ("conv3", (384, 13, 13)),
-        ("conv4", (384, 13, 13)),
-        ("conv5", (256, 13, 13)),
-        ("pool", (256, 6, 6)),
-        ("fc6", (4096,)),
-        ("fc7", (4096,)),
-        ("fc8", (1000,)),
-    ]
-    weighted = {layer.name: layer for layer in found if layer.parameters}
-    assert {name: layer.parameters for name, layer in weighted.items()} == {
-        "conv1": 34_848 + 96,
-        "conv2": 307_200 + 256,
-        "conv3": 884_736 + 384,
-        "conv4": 663_552 + 384,
-        "conv5": 442_368 + 256,
-        "fc6": 37_748_736 + 4096,
-        "fc7": 16_777_216 + 4096,
-        "fc8": 4_096_000 + 1000,
-    }
-    assert sum(layer.parameters for layer in found) == 60_965_224
-    millions = {name: layer.multiply_adds / 1e6 for name, layer in weighted.items()}
-    expected = {"conv1": 105.4, "conv2": 223.9, "conv3": 149.5, "conv4": 112.1, "conv5": 74.8}
-    assert millions == pytest.approx(expected | {"fc6": 37.7, "fc7": 16.8, "fc8": 4.1}, abs=0.06)
-    assert sum(millions.values()) == pytest.approx(724.4, abs=0.05)
-
-
-def test_describe_counts_the_parameters_that_a_model_has() -> None:
-    for net in (TINY, recipes.small().network, replace(TINY, normalization=recipes.Normalization(size=0))):
-        model = AlexNet(net, CLASSES)
-        assert sum(layer.parameters for layer in layers(net, CLASSES)) == sum(
-            p.numel() for p in model.parameters()
-        )
-
-
-def test_describe_leaves_out_a_normalization_that_is_switched_off() -> None:
-    without = replace(TINY, normalization=recipes.Normalization(size=0))
-    assert not any(layer.name.startswith("norm") for layer in layers(without, CLASSES))
-
-
-# -- the first weights ----------------------------------------------------------------------------------------
-
-
-def initialised(net: recipes.Network, seed: int = 0, classes: int = 1000) -> AlexNet:
-    model = AlexNet(net, classes)
-    initialise(model, net, seed)
-    return model
-
-
-def deviations(model: AlexNet) -> dict[str, float]:
-    return {name: getattr(model, name).weight.std().item() for name in recipes.LAYERS}
-
-
-def test_each_layer_has_its_sigma_and_the_papers_biases() -> None:
-    sigma = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08)
-    # Full width in name (σ is not scaled), a few kernels in fact.
-    model = initialised(recipes.Network(kernels=(48, 32, 48, 48, 32), hidden=128, sigma=sigma))
-    for name, expected in zip(recipes.LAYERS, sigma, strict=True):
-        layer = getattr(model, name)
-        count = layer.weight.numel()
-        assert layer.weight.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * count))
-        assert abs(layer.weight.mean().item()) < 5 * expected / math.sqrt(count)
-        assert layer.weight.abs().max() > 3.2 * expected  # not truncated
-        assert torch.all(layer.bias == (1.0 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0))
-
-
-def test_a_quarter_of_the_width_doubles_sigma_but_for_conv1() -> None:
-    expected = dict.fromkeys(recipes.LAYERS, 0.02) | {"conv1": 0.01}
-    assert deviations(initialised(recipes.small().network)) == pytest.approx(expected, rel=0.04)
-
-
-def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
-    one, again, other = (initialised(TINY, seed).state_dict() for seed in (5, 5, 6))
-    for name in one:
-        assert torch.equal(one[name], again[name])
-        assert name.endswith(".bias") or not torch.equal(one[name], other[name])
-
-
-def test_a_seed_may_be_any_whole_number() -> None:
-    assert torch.isfinite(initialised(TINY, seed=2**70 + 1).conv1.weight).all()
-
-
-def test_no_two_layers_or_seeds_share_their_draws() -> None:
-    starts = {
-        tuple((getattr(model, name).weight.flatten()[:8] / sigma).tolist())
-        for model in (initialised(TINY, seed) for seed in range(4))
-        for name, sigma in zip(recipes.LAYERS, TINY.sigma, strict=True)
-    }
-    assert len(starts) == 4 * 8
-
-
-def test_variants_share_the_weights_of_the_layers_they_have_in_common() -> None:
-    base = initialised(TINY).state_dict()
-    text = initialised(replace(TINY, normalization=LAYER)).state_dict()
-    assert all(torch.equal(base[name], text[name]) for name in base)
-    wider = initialised(replace(TINY, hidden=32)).state_dict()
-    fewer = initialised(TINY, classes=3).state_dict()
-    for name in base:
-        if name.startswith("conv"):
-            assert torch.equal(base[name], wider[name])
-        if not name.startswith("fc8"):
-            assert torch.equal(base[name], fewer[name])
-
-
-def test_default_numbers_are_the_papers() -> None:
-    """The reference has the constants written out a second time."""
-    numbers, norm = reference.Numbers(), recipes.paper().network.normalization
-    assert (norm.size, norm.alpha, norm.beta, norm.k) == (numbers.n, numbers.alpha, numbers.beta, numbers.k)
-    assert recipes.paper().network.dropout == 1 - numbers.keep
