@@ -49,12 +49,17 @@ def split_for(subject: Subject, dataset: Dataset, name: str) -> Split:
             f"the dataset in {dataset.root} has no split '{name}'",
             f"it has {', '.join(sorted(dataset.splits))}",
         )
-    if dataset.classes != subject.classes:
+    if dataset.classes != subject.classes and not _same_synsets(subject, dataset):
         raise AlexNetError(
             f"the model knows {_few(subject.classes)}, the dataset in {dataset.root} has {_few(dataset.classes)}",
             "evaluate it on a dataset with the same classes in the same order",
         )
     return dataset.splits[name]
+
+
+def _same_synsets(subject: Subject, dataset: Dataset) -> bool:
+    """Whether all classes are known by WNID and are the same, whatever words each side has for them."""
+    return None not in subject.wnids and dataset.wnids == subject.wnids
 
 
 def _few(classes: tuple[str, ...]) -> str:

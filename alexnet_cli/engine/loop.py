@@ -29,10 +29,11 @@ from alexnet_cli.engine.checkpoint import Checkpoint, Position, Subject
 from alexnet_cli.engine.evaluation import Tally, tallies
 from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.prediction import NetworkClassifier, autocast
+from alexnet_cli.engine.schedule import rows
 from alexnet_cli.engine.signals import Stop
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import disk_errors
-from alexnet_cli.loading.augmentation import Colours
+from alexnet_cli.loading.augmentation import Colours, patches_for
 from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead
 from alexnet_cli.loading.plan import Plan
 from alexnet_cli.network.alexnet import AlexNet, initialise
@@ -73,6 +74,7 @@ class Step:
     """Of the whole run, from 1."""
     loss: float
     rate: float
+    """Of the weights of the last layer, which has no rules of its own."""
     pictures: int
     seconds: float = 0.0
     """Wall time of the run so far."""
@@ -113,7 +115,8 @@ Event = Note | Started | Step | Validating | Validated | Ended
 def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, threads: int) -> Iterator[Event]:
     """Train `run` from where it stands until its schedule ends, a limit is reached or `stop` is asked for."""
     recipe = run.config.recipe
-    plan = Plan(len(dataset.splits["train"].index), recipe.optimizer.batch_size, run.config.seed)
+    count, batch_size = len(dataset.splits["train"].index), recipe.optimizer.batch_size
+    plan = Plan(count, batch_size, run.config.seed, recipe.augmentation.reshuffled)
     every = max(1, round(run.config.eval_every * plan.steps))
     with Reader(dataset.splits["train"]) as reader, _Session(run, dataset, ranks, threads) as session:
         model, velocity = session.model, session.velocity
@@ -146,11 +149,11 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 torch.autograd.backward(loss * ranks.size)  # ranks average gradients; the loss is their sum
                 value = _finite(ranks.summed(loss.detach()).item(), position)
 
-                rate = position.plateau.rate(recipe.optimizer.rate, recipe.schedule)
-                table = optimizer.rows(velocity, recipe.optimizer, rate)
-                optimizer.update(model, velocity, table, recipe.optimizer.momentum)
+                table = rows(velocity, recipe, position.epoch, position.steps, position.plateau.count)
+                optimizer.update(model, velocity, table, recipe.optimizer.momentum, recipe.optimizer.velocity)
 
                 session.advance(plan.steps)
+                rate = table["fc8.weight"].rate
                 done = Step(position.epoch + 1, position.steps + 1, value, rate, pictures, waited=waited)
                 yield session.log(done)
                 if ranks.any(session.save_due(limits)):
@@ -229,8 +232,8 @@ class _Session:
         if split is None:
             return
         recipe, position = self.run.config.recipe, self.position
-        mean = self.subject.colours.mean
-        classifier = NetworkClassifier(self.model, mean, 1, self.ranks.device, self.run.config.precision)
+        patches = patches_for(recipe, self.subject.colours.mean)
+        classifier = NetworkClassifier(self.model, patches, 1, self.ranks.device, self.run.config.precision)
         for tally in tallies(classifier, split, self.ranks, self.threads):
             if stop.signal and self.ranks.size == 1:  # several would have to agree, and they have begun together
                 return

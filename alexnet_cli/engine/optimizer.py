@@ -1,18 +1,24 @@
-"""The paper's update (§5), with the learning rate inside the velocity, as in the 2012 code and in Caffe.
+"""The update: the paper's (§5), with the learning rate inside the velocity, as in the 2012 code and in Caffe.
 
     v ← momentum · v − decay · rate · w − rate · gradient
     w ← w + v
 
-`torch.optim.SGD` multiplies by the rate outside, so that a drop also rescales what the velocity already holds.
+`rate-outside` is `torch.optim.SGD`'s, where a drop of the rate also rescales what the velocity already holds:
+
+    v ← momentum · v + (gradient + decay · w)
+    w ← w − rate · v
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from alexnet_cli.recipes import Optimizer
+
+Kind = Literal["rate-inside", "rate-outside"]
 
 # On a CPU the update goes over pieces whose weights, gradients and velocities stay in the cache together.
 PIECE = 1 << 17
@@ -27,7 +33,7 @@ class Row:
 
 
 def rows(names: Iterable[str], optimizer: Optimizer, rate: float) -> dict[str, Row]:
-    """One row for each parameter, at the schedule's present `rate`."""
+    """One row for each parameter where the rate of the weights is `rate`."""
     return {
         name: Row(rate * optimizer.bias_rate, optimizer.decay * optimizer.bias_decay)
         if name.endswith(".bias")
@@ -42,15 +48,25 @@ def still(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def update(model: nn.Module, velocity: Mapping[str, Tensor], table: Mapping[str, Row], momentum: float) -> None:
-    """One step for every parameter that has a gradient; the gradients are spent, set to None."""
+def update(
+    model: nn.Module,
+    velocity: Mapping[str, Tensor],
+    table: Mapping[str, Row],
+    momentum: float,
+    kind: Kind = "rate-inside",
+) -> None:
+    """One step for every parameter whose rate is not 0; the gradients are spent, set to None."""
     for name, parameter in model.named_parameters():
         row = table[name]
         if row.rate != 0:
             assert parameter.grad is not None
             for w, v, g in _pieces(parameter, velocity[name], parameter.grad):
-                v.mul_(momentum).add_(w, alpha=-row.decay * row.rate).add_(g, alpha=-row.rate)
-                w.add_(v)
+                if kind == "rate-inside":
+                    v.mul_(momentum).add_(w, alpha=-row.decay * row.rate).add_(g, alpha=-row.rate)
+                    w.add_(v)
+                else:
+                    v.mul_(momentum).add_(g.add_(w, alpha=row.decay))
+                    w.add_(v, alpha=-row.rate)
         parameter.grad = None
 
 

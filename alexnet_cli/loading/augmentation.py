@@ -1,6 +1,10 @@
 """From 256×256 squares to what the network sees: patches, reflections, the mean, colour noise (paper §2, §4.1)."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,9 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_cli import paper, recipes
-from alexnet_cli.loading import draws
+from alexnet_cli.loading import draws, resizing
 
-MARGIN = paper.IMAGE_SIZE - paper.CROP_SIZE
+# torchvision: ImageNet's mean colour and its standard deviations, of R, G and B in 0..1
+# (references/classification/presets.py).
+CHANNEL_MEANS = (0.485, 0.456, 0.406)
+CHANNEL_DEVIATIONS = (0.229, 0.224, 0.225)
+
+# torchvision's RandomResizedCrop: shares of the picture's area, ratios of width to height, and tries.
+AREAS = (0.08, 1.0)
+RATIOS = (3 / 4, 4 / 3)
+TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -29,28 +41,84 @@ class Colours:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """What becomes of every patch x, (3, side, side), in training and at test: (x - mean) · scale."""
+
+    side: int
+    mean: Tensor
+    """(3, 256, 256), of which the patch's own place counts; else for every patch the same, reflected or not."""
+    scale: Tensor | None = None  # (3, 1, 1)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the mean is the same for every patch."""
+        return self.mean.shape[-1] < paper.IMAGE_SIZE
+
+    def divided(self, by: float) -> "Patches":
+        scale = self.mean.new_ones(3, 1, 1) if self.scale is None else self.scale
+        return replace(self, scale=scale / by)
+
+
+def patches_for(recipe: recipes.Recipe, mean: Tensor) -> Patches:
+    """The recipe's preprocessing with the dataset's mean image."""
+    side = recipe.network.crop
+    if recipe.preprocessing.mean == "pixel":
+        return Patches(side, mean)
+    if recipe.preprocessing.mean == "centre":  # convdata_jpeg.py, data_mean_crop
+        first = (paper.IMAGE_SIZE - side) // 2
+        return Patches(side, mean[:, first : first + side, first : first + side])
+    means, deviations = (mean.new_tensor(v).view(3, 1, 1) * 255 for v in (CHANNEL_MEANS, CHANNEL_DEVIATIONS))
+    return Patches(side, means, 1 / deviations)
+
+
+@dataclass(frozen=True)
 class Views:
     """Where each picture of a batch is cut, (B,) each: upper left corner, and whether it is reflected."""
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
     reflected: NDArray[np.bool_]
+    sizes: NDArray[np.int64] | None = None
+    """(B, 2): height and width of a box that is resized to the patch; None if it has the patch's size."""
 
 
-def training_views(recipe: recipes.Augmentation, seed: int, epoch: int, positions: NDArray[np.int64]) -> Views:
+def training_views(
+    recipe: recipes.Augmentation,
+    seed: int,
+    epoch: int,
+    positions: NDArray[np.int64],
+    side: int = paper.CROP_SIZE,
+) -> Views:
     """The drawn patches: 33×33 places, each reflected or not, as the 2012 code (the paper counts 32×32×2)."""
-    places = MARGIN + 1
-    centre = np.full(len(positions), MARGIN // 2)
-    rows = draws.integers(seed, "row", epoch, positions, places) if recipe.crops == "random" else centre
-    columns = draws.integers(seed, "column", epoch, positions, places) if recipe.crops == "random" else centre
-    reflected = draws.integers(seed, "reflection", epoch, positions, 2) * recipe.reflections
-    return Views(rows, columns, reflected.astype(bool))
+    shared = positions // recipe.sharing  # the neighbours that share a patch have one place to draw it for
+    reflected = (draws.integers(seed, "reflection", epoch, shared, 2) * recipe.reflections).astype(bool)
+    if recipe.crops == "centre":
+        middle = np.full(len(positions), (paper.IMAGE_SIZE - side) // 2)
+        return Views(middle, middle, reflected)
+    sizes = _resized_sizes(seed, epoch, shared) if recipe.crops == "resized" else None
+    heights, widths = (side, side) if sizes is None else sizes.T
+    rows = draws.integers(seed, "row", epoch, shared, paper.IMAGE_SIZE + 1 - heights)
+    columns = draws.integers(seed, "column", epoch, shared, paper.IMAGE_SIZE + 1 - widths)
+    return Views(rows, columns, reflected, sizes)
 
 
-def evaluation_views(crops: int, batch: int) -> list[Views]:
+def _resized_sizes(seed: int, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Heights and widths, (B, 2), as RandomResizedCrop.get_params draws them: the first try that fits."""
+    shares = draws.uniforms(seed, "area", epoch, positions, TRIES) * (AREAS[1] - AREAS[0]) + AREAS[0]
+    low, high = np.log(RATIOS)
+    ratios = np.exp(draws.uniforms(seed, "ratio", epoch, positions, TRIES) * (high - low) + low)
+    areas = shares * paper.IMAGE_SIZE**2
+    tries = np.rint(np.sqrt(np.stack([areas / ratios, areas * ratios], 2))).astype(np.int64)  # (B, TRIES, 2)
+    fits = (tries <= paper.IMAGE_SIZE).all(2)
+    first = tries[np.arange(len(positions)), fits.argmax(1)]
+    return np.where(fits.any(1)[:, None], first, paper.IMAGE_SIZE)
+
+
+def evaluation_views(crops: int, batch: int, side: int = paper.CROP_SIZE) -> list[Views]:
     """The centre patch, or the paper's ten: four corners and the centre, then their reflections (§4.1)."""
-    middle = (MARGIN // 2, MARGIN // 2)
-    corners = [(0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN)]
+    margin = paper.IMAGE_SIZE - side
+    middle = (margin // 2, margin // 2)
+    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin)]
     places = [middle] if crops == 1 else [*corners, middle]
     return [
         Views(np.full(batch, row), np.full(batch, column), np.full(batch, reflected))
@@ -72,47 +140,75 @@ def colour_noise(
     return torch.from_numpy(noise.astype(np.float32))
 
 
-def cut(pictures: Tensor, mean: Tensor, views: Views, noise: Tensor | None = None) -> Tensor:
-    """uint8 (B, 3, 256, 256) → float32 (B, 3, 224, 224): the views, less the mean at the same place, plus noise.
+def cut(pictures: Tensor, patches: Patches, views: Views, noise: Tensor | None = None) -> Tensor:
+    """uint8 (B, 3, 256, 256) → float32 (B, 3, side, side): the views less the mean, plus noise, all scaled.
 
     The same numbers, bit for bit, on any device; all tensors are on one.
     """
     on_host = pictures.device.type == "cpu"
-    return _cut_by_slices(pictures, mean, views, noise) if on_host else _cut_by_index(pictures, mean, views, noise)
+    return (_cut_by_slices if on_host else _cut_by_index)(pictures, patches, views, noise)
 
 
-def _cut_by_slices(pictures: Tensor, mean: Tensor, views: Views, noise: Tensor | None) -> Tensor:
+def _cut_by_slices(pictures: Tensor, patches: Patches, views: Views, noise: Tensor | None) -> Tensor:
     """Picture by picture in the cache, with numpy: torch would start a team of threads in each loader thread."""
-    side = paper.CROP_SIZE
-    result = torch.empty((len(pictures), 3, side, side))
-    target, source, average = result.numpy(), pictures.numpy(), mean.numpy()
-    for i, (row, column, reflected) in enumerate(zip(views.rows, views.columns, views.reflected, strict=True)):
-        across = slice(column, column + side)
-        if reflected:
-            across = slice(column + side - 1, column - 1 if column else None, -1)
-        np.subtract(
-            source[i, :, row : row + side, across],
-            average[:, row : row + side, across],
-            target[i],
-            dtype=np.float32,
-        )
+    result = torch.empty((len(pictures), 3, patches.side, patches.side))
+    target, source, average = result.numpy(), pictures.numpy(), patches.mean.numpy()
+    for i, take in enumerate(_takes(views, patches.side)):
+        np.subtract(take(source[i]), average if patches.fixed else take(average), target[i], dtype=np.float32)
         if noise is not None:
             target[i] += noise[i, :, None, None].numpy()
+        if patches.scale is not None:
+            target[i] *= patches.scale.numpy()
     return result
 
 
-def _cut_by_index(pictures: Tensor, mean: Tensor, views: Views, noise: Tensor | None) -> Tensor:
+def _takes(views: Views, side: int) -> Iterator[Callable[[NDArray[Any]], NDArray[Any]]]:
+    """For each picture what takes its patch out of an image (3, 256, 256)."""
+    if views.sizes is not None:
+        for down, across in zip(*_taps(views, side), strict=True):
+            yield partial(resizing.resized, down=down, across=across)
+        return
+    for row, column, reflected in zip(views.rows, views.columns, views.reflected, strict=True):
+        columns = slice(column, column + side)
+        if reflected:
+            columns = slice(column + side - 1, column - 1 if column else None, -1)
+        yield itemgetter((slice(None), slice(row, row + side), columns))
+
+
+def _cut_by_index(pictures: Tensor, patches: Patches, views: Views, noise: Tensor | None) -> Tensor:
     """The whole batch in a few launches."""
-    device, batch, side = pictures.device, len(pictures), paper.CROP_SIZE
+    take = _gathered if views.sizes is None else _gathered_and_resized
+    average = patches.mean[None]
+    result = take(pictures, views, patches.side).to(torch.float32)
+    result -= average if patches.fixed else take(average, views, patches.side)
+    if noise is not None:
+        result += noise[:, :, None, None]
+    if patches.scale is not None:
+        result *= patches.scale
+    return result
+
+
+def _gathered(images: Tensor, views: Views, side: int) -> Tensor:
+    """The patches of B images or of one, (B or 1, 3, 256, 256)."""
+    batch, device = len(views.rows), images.device
     rows, columns, reflected = (
         torch.from_numpy(v).to(device) for v in (views.rows, views.columns, views.reflected)
     )
     steps = torch.arange(side, device=device)
-    down = rows[:, None] + steps  # (B, 224)
+    down = rows[:, None] + steps  # (B, side)
     across = columns[:, None] + torch.where(reflected[:, None], side - 1 - steps, steps)
     places = (down[:, :, None] * paper.IMAGE_SIZE + across[:, None, :]).view(batch, 1, -1).expand(-1, 3, -1)
-    result = pictures.reshape(batch, 3, -1).gather(2, places).to(torch.float32)
-    result -= mean.view(1, 3, -1).expand(batch, -1, -1).gather(2, places)
-    if noise is not None:
-        result += noise[:, :, None]
-    return result.view(batch, 3, side, side)
+    return images.flatten(2).expand(batch, -1, -1).gather(2, places).view(batch, 3, side, side)
+
+
+def _gathered_and_resized(images: Tensor, views: Views, side: int) -> Tensor:
+    down, across = _taps(views, side)
+    return resizing.resized_batch(images.expand(len(views.rows), -1, -1, -1), down, across)
+
+
+def _taps(views: Views, side: int) -> tuple[resizing.Taps, resizing.Taps]:
+    """Of each picture's box, down its rows and across its columns."""
+    assert views.sizes is not None
+    heights, widths = views.sizes.T
+    across = resizing.taps(views.columns, widths, side)
+    return resizing.taps(views.rows, heights, side), across.reversed_where(views.reflected)

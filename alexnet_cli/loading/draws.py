@@ -7,14 +7,15 @@ place in the epoch's order, `unit` tells several draws for one picture apart.
 The hash is the finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), applied once for each coordinate.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Purpose = Literal["order", "row", "column", "reflection", "colour", "fc6", "fc7"]
+Purpose = Literal["order", "row", "column", "reflection", "colour", "fc6", "fc7", "area", "ratio"]
 
-_PURPOSES: tuple[Purpose, ...] = ("order", "row", "column", "reflection", "colour", "fc6", "fc7")
+# A purpose is hashed as its number here, so new ones come last.
+_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
 
@@ -40,7 +41,11 @@ def uniforms(
 
 
 def integers(
-    seed: int, purpose: Purpose, epoch: int, positions: NDArray[np.integer], below: int
+    seed: int,
+    purpose: Purpose,
+    epoch: int,
+    positions: NDArray[np.integer],
+    below: int | NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Uniform in 0..below-1, one for each position."""
     return (uniforms(seed, purpose, epoch, positions, 1)[:, 0] * below).astype(np.int64)

@@ -47,8 +47,8 @@ class EvaluationBatch:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    pixels: Tensor  # (rows, 3, 224, 224) float32, cut and less the mean
-    masks: tuple[Tensor, Tensor]  # (rows, hidden) float32: which units of fc6 and fc7 are kept
+    pixels: Tensor  # (rows, 3, side, side) float32, cut and less the mean
+    masks: tuple[Tensor, Tensor]  # (rows, units) float32: which units of fc6 and fc7 are kept
     labels: Tensor
     weights: Tensor
     samples: NDArray[np.int64]
@@ -135,19 +135,23 @@ class TrainingBatches:
         padding = self.plan.pictures + np.arange(part.rows - len(part.positions))
         positions = np.concatenate([part.positions, padding])
         raw = self.reader.batch(part)
-        pixels = augmentation.cut(
-            raw.pictures.to(self.device),
-            self.colours.mean,
-            augmentation.training_views(self.recipe.augmentation, self.seed, epoch, positions),
-            augmentation.colour_noise(self.recipe.augmentation, self.colours, self.seed, epoch, positions).to(
-                self.device
-            ),
-        )
-        hidden6, hidden7 = self.recipe.network.widths[-2:]
-        mask6 = self._mask("fc6", epoch, positions, hidden6)
-        mask7 = self._mask("fc7", epoch, positions, hidden7)
+        pixels = self._pixels(raw.pictures, epoch, positions)
+        units6, units7 = self.recipe.network.mask_widths
+        mask6 = self._mask("fc6", epoch, positions, units6)
+        mask7 = self._mask("fc7", epoch, positions, units7)
         labels, weights = raw.labels.to(self.device), raw.weights.to(self.device)
         return TrainingBatch(pixels, (mask6, mask7), labels, weights, part.samples)
+
+    def _pixels(self, pictures: Tensor, epoch: int, positions: NDArray[np.int64]) -> Tensor:
+        recipe, seed = self.recipe.augmentation, self.seed
+        patches = augmentation.patches_for(self.recipe, self.colours.mean)
+        views = augmentation.training_views(recipe, seed, epoch, positions, patches.side)
+        noise = None
+        if recipe.colour_noise and not 0 < self.recipe.schedule.colour_stop <= epoch:
+            noise = augmentation.colour_noise(recipe, self.colours, seed, epoch, positions).to(self.device)
+            if recipe.colour_shrinks:
+                patches = patches.divided(1 + recipe.colour_noise)
+        return augmentation.cut(pictures.to(self.device), patches, views, noise)
 
     def _mask(self, purpose: draws.Purpose, epoch: int, positions: NDArray[np.int64], units: int) -> Tensor:
         kept = draws.kept(self.seed, purpose, epoch, positions, units, self.recipe.network.dropout)

@@ -25,12 +25,14 @@ class Part:
 class Plan:
     """Every picture exactly once in an epoch, in batches of `batch_size` over all ranks together.
 
-    With `seed` None the order is that of the index (evaluation); else it is drawn anew for each epoch.
+    With `seed` None the order is that of the index (evaluation); else it is drawn, for each epoch anew or
+    once for all.
     """
 
     pictures: int
     batch_size: int
     seed: int | None
+    reshuffled: bool = True
 
     @property
     def steps(self) -> int:
@@ -53,7 +55,7 @@ class Plan:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if self.seed is None:
             return np.arange(self.pictures)
-        return _epoch_order(self.seed, epoch, self.pictures)
+        return _epoch_order(self.seed, epoch if self.reshuffled else 0, self.pictures)
 
 
 @lru_cache(maxsize=2)  # this epoch's, and the next one's while its first batches are loaded ahead

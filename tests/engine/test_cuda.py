@@ -1,5 +1,7 @@
 """What only a CUDA GPU can show: `pytest -m cuda`. Nobody has run these yet (docs/unverified.md)."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,16 @@ from alexnet_cli.network.alexnet import AlexNet, initialise
 pytestmark = pytest.mark.cuda
 
 
-def test_a_batch_is_cut_to_the_same_bits_as_on_the_host() -> None:
+@pytest.mark.parametrize("crops", ["random", "resized"])
+def test_a_batch_is_cut_to_the_same_bits_as_on_the_host(crops: Literal["random", "resized"]) -> None:
     pictures = torch.randint(0, 256, (16, 3, 256, 256), dtype=torch.uint8)
-    mean, noise = torch.rand(3, 256, 256) * 255, torch.randn(16, 3)
-    views = augmentation.training_views(recipes.Augmentation(), 1, 0, np.arange(16))
-    there = augmentation.cut(pictures.cuda(), mean.cuda(), views, noise.cuda())
-    assert torch.equal(there.cpu(), augmentation.cut(pictures, mean, views, noise))
+    mean, noise = torch.rand(3, 1, 1) * 255, torch.randn(16, 3)
+    views = augmentation.training_views(recipes.Augmentation(crops=crops), 1, 0, np.arange(16), 224)
+    there = augmentation.cut(
+        pictures.cuda(), augmentation.Patches(224, mean.cuda()).divided(1.1), views, noise.cuda()
+    )
+    here = augmentation.cut(pictures, augmentation.Patches(224, mean).divided(1.1), views, noise)
+    assert torch.equal(there.cpu(), here)
 
 
 def test_one_update_is_that_of_the_cpu_to_tolerance_and_twice_the_same() -> None:

@@ -10,12 +10,12 @@ import torch
 from alexnet_cli import recipes
 from alexnet_cli.dataset.manifest import Dataset, open_dataset
 from alexnet_cli.engine import evaluation
-from alexnet_cli.engine.checkpoint import Subject
+from alexnet_cli.engine.checkpoint import Checkpoint, Position, Subject
 from alexnet_cli.engine.evaluation import Tally, counts, split_for, tallies
 from alexnet_cli.engine.parallel import Ranks
-from alexnet_cli.engine.prediction import NetworkClassifier
+from alexnet_cli.engine.prediction import NetworkClassifier, classifier
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.loading.augmentation import Colours
+from alexnet_cli.loading.augmentation import Colours, Patches
 from alexnet_cli.loading.loader import Reader
 from alexnet_cli.network.alexnet import AlexNet, initialise
 
@@ -82,36 +82,47 @@ def test_percent() -> None:
     assert Tally().top1_error == 0
 
 
+def patches(dataset: Dataset) -> Patches:
+    return Patches(224, torch.from_numpy(np.array(dataset.mean)))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     shares = np.exp(logits - logits.max(1, keepdims=True))
     return shares / shares.sum(1, keepdims=True)
 
 
-def explicit_views(pictures: np.ndarray, mean: np.ndarray, crops: int) -> list[np.ndarray]:
+def explicit_views(pictures: np.ndarray, mean: np.ndarray, crops: int, side: int) -> list[np.ndarray]:
     """Slices of the pictures less the mean, in float64: four corners and the centre, then their reflections."""
     x = pictures.astype(np.float64) - mean.astype(np.float64)
+    margin, middle = 256 - side, slice((256 - side) // 2, (256 + side) // 2)
     if crops == 1:
-        return [x[:, :, 16:240, 16:240]]
+        return [x[:, :, middle, middle]]
     patches = [
-        x[:, :, :224, :224],
-        x[:, :, :224, 32:],
-        x[:, :, 32:, :224],
-        x[:, :, 32:, 32:],
-        x[:, :, 16:240, 16:240],
+        x[:, :, :side, :side],
+        x[:, :, :side, margin:],
+        x[:, :, margin:, :side],
+        x[:, :, margin:, margin:],
+        x[:, :, middle, middle],
     ]
     return patches + [patch[:, :, :, ::-1] for patch in patches]
 
 
 @pytest.mark.parametrize("crops", [1, 10])
-def test_crops_are_slices_averaged_after_the_softmax(dataset: Dataset, model: AlexNet, crops: int) -> None:
+@pytest.mark.parametrize("side", [224, 227])
+def test_crops_are_slices_averaged_after_the_softmax(
+    dataset: Dataset, model: AlexNet, crops: int, side: int
+) -> None:
     with Reader(dataset.splits["val"]) as reader:
         pictures = torch.stack([reader.picture(k) for k in (0, 3, 9, 17)])
     mean = torch.from_numpy(np.array(dataset.mean))
-    found = NetworkClassifier(model, mean, crops, torch.device("cpu"))(pictures)
-    precise = AlexNet(NETWORK, 7).double().eval()
+    network = NETWORK if side == 224 else replace(NETWORK, crop=227, conv1_padding=(0, 0))
+    same = AlexNet(network, 7)
+    same.load_state_dict(model.state_dict())
+    found = NetworkClassifier(same, Patches(side, mean), crops, torch.device("cpu"))(pictures)
+    precise = AlexNet(network, 7).double().eval()
     precise.load_state_dict(model.state_dict())
     with torch.no_grad():
-        views = explicit_views(pictures.numpy(), mean.numpy(), crops)
+        views = explicit_views(pictures.numpy(), mean.numpy(), crops, side)
         answers = [softmax(precise(torch.from_numpy(view.copy())).numpy()) for view in views]
     assert len(views) == crops and found.dtype == torch.float32
     assert np.allclose(found.numpy(), np.mean(answers, 0), rtol=1e-4, atol=1e-6)
@@ -119,13 +130,42 @@ def test_crops_are_slices_averaged_after_the_softmax(dataset: Dataset, model: Al
     assert crops == 1 or np.ptp(answers, 0).max() > 0.01, "the crops differ"
 
 
+@pytest.mark.parametrize("name", ["paper", "original", "caffe", "torchvision"])
+def test_a_checkpoint_is_fed_as_its_recipe_says(dataset: Dataset, name: str) -> None:
+    """Against the mean, scale and crop of each recipe, written out."""
+    recipe = recipes.chosen(name, ["width=0.05"])
+    model = AlexNet(recipe.network, 2)
+    initialise(model, recipe.network, 1)
+    weights = dict(model.named_parameters())
+    checkpoint = Checkpoint(recipe, subject(dataset, dataset.classes), Position(), weights, {})
+    with Reader(dataset.splits["val"]) as reader:
+        pictures = torch.stack([reader.picture(k) for k in (0, 9)])
+    x, mean = pictures.double(), torch.from_numpy(np.array(dataset.mean)).double()
+    means, deviations = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).double().view(2, 3, 1, 1)
+    patch, right = {  # the central patch, and the upper right one of ten, reflected
+        "paper": (x - mean, (x - mean)[:, :, :224, 32:].flip(3)),
+        "original": (x - mean, x[:, :, :224, 32:].flip(3) - mean[:, 16:240, 16:240]),
+        "caffe": (x - mean, (x - mean)[:, :, :227, 29:].flip(3)),
+        "torchvision": ((x / 255 - means) / deviations, ((x / 255 - means) / deviations)[:, :, :224, 32:].flip(3)),
+    }[name]
+    seen: list[torch.Tensor] = []
+    for crops in (1, 10):
+        classify = classifier(checkpoint, crops, torch.device("cpu"))
+        classify.model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        classify(pictures)
+    assert len(seen) == 11
+    window = slice(14, 241) if name == "caffe" else slice(16, 240)
+    assert torch.allclose(seen[0].double(), patch[:, :, window, window], rtol=0, atol=3e-5)
+    assert torch.allclose(seen[7].double(), right, rtol=0, atol=3e-5)
+
+
 def test_a_classifier_has_no_dropout_even_from_a_model_in_training(dataset: Dataset, model: AlexNet) -> None:
-    classifier = NetworkClassifier(model, torch.from_numpy(np.array(dataset.mean)), 1, torch.device("cpu"))
+    classify = NetworkClassifier(model, patches(dataset), 1, torch.device("cpu"))
     picture = torch.full((1, 3, 256, 256), 99, dtype=torch.uint8)
     model.eval()
-    wanted = classifier(picture)
+    wanted = classify(picture)
     model.train()
-    assert torch.equal(classifier(picture), wanted) and not wanted.requires_grad
+    assert torch.equal(classify(picture), wanted) and not wanted.requires_grad
 
 
 @pytest.mark.parametrize("batch_size", [4, 5, 18, 128])
@@ -133,12 +173,12 @@ def test_a_split_is_counted_once_whatever_the_batch_size(
     dataset: Dataset, model: AlexNet, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = dataset.splits["val"]
-    classifier = NetworkClassifier(model, torch.from_numpy(np.array(dataset.mean)), 1, torch.device("cpu"))
+    classify = NetworkClassifier(model, patches(dataset), 1, torch.device("cpu"))
     with Reader(split) as reader:
         pictures = torch.stack([reader.picture(k) for k in range(18)])
-    wanted = counted(classifier(pictures).numpy(), split.index["label"])
+    wanted = counted(classify(pictures).numpy(), split.index["label"])
     monkeypatch.setattr(evaluation, "BATCH_SIZE", batch_size)
-    steps = list(tallies(classifier, split, ALONE, 2))
+    steps = list(tallies(classify, split, ALONE, 2))
     assert [tally.pictures for tally in steps[:-1]] == [min(18, batch_size * k) for k in range(1, len(steps))]
     last = steps[-1]
     assert [last.pictures, last.wrong1, last.wrong5] == wanted[:3]

@@ -1,4 +1,4 @@
-"""The paper's update against a float64 loop over single numbers, and what torch's SGD would do otherwise."""
+"""The paper's update against a float64 loop over single numbers, and torch's against torch's own."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from alexnet_cli import recipes
 from alexnet_cli.engine import optimizer
-from alexnet_cli.engine.optimizer import Row, rows, still, update
+from alexnet_cli.engine.optimizer import Kind, Row, rows, still, update
 
 RATES = (0.01, 0.01, 0.001, 0.001, 0.0001)  # two drops
+KINDS: tuple[Kind, ...] = ("rate-inside", "rate-outside")
 
 
 def layer() -> nn.ModuleDict:
@@ -27,6 +28,11 @@ def give_gradients(model: nn.Module, step: int) -> dict[str, np.ndarray]:
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
+
+
+def give_nothing(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def numbers(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -61,8 +67,7 @@ def test_a_drop_of_the_rate_leaves_what_the_velocity_holds() -> None:
     give_gradients(model, 0)
     update(model, velocity, dict.fromkeys(velocity, Row(0.01, 0.0)), 0.9)
     first, before = velocity["fc.weight"].clone(), model.fc.weight.detach().clone()
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    give_nothing(model)
     update(model, velocity, dict.fromkeys(velocity, Row(0.001, 0.0)), 0.9)
     assert torch.equal(velocity["fc.weight"], first * 0.9)
     assert torch.equal(model.fc.weight, before + first * 0.9)
@@ -81,12 +86,44 @@ def test_at_one_rate_it_is_torchs_sgd() -> None:
     assert torch.allclose(ours.fc.bias, theirs.fc.bias, rtol=1e-13, atol=0)
 
 
-def test_a_rate_of_0_skips_a_parameter_with_its_decay_and_momentum() -> None:
+def test_with_the_rate_outside_it_is_torchs_sgd_through_every_drop() -> None:
+    recipe = recipes.torchvision().optimizer
+    ours, theirs = layer(), layer()
+    sgd = torch.optim.SGD(theirs.parameters(), lr=1.0, momentum=recipe.momentum, weight_decay=recipe.decay)
+    velocity = still(ours)
+    for step, rate in enumerate(RATES):
+        for model in (ours, theirs):
+            give_gradients(model, step)
+        for group in sgd.param_groups:
+            group["lr"] = rate
+        update(ours, velocity, rows(velocity, recipe, rate), recipe.momentum, recipe.velocity)
+        sgd.step()
+        for name, parameter in theirs.named_parameters():
+            assert torch.equal(ours.get_parameter(name), parameter)
+            assert torch.equal(velocity[name], sgd.state[parameter]["momentum_buffer"])
+
+
+def test_the_two_kinds_differ_after_a_drop_only() -> None:
+    """Then torch's goes on by a tenth of what the velocity holds, the paper's by all of it."""
+    inside, outside = layer(), layer()
+    velocities = still(inside), still(outside)
+    for step, rate in enumerate((0.01, 0.001)):
+        for model, velocity, kind in zip((inside, outside), velocities, KINDS, strict=True):
+            give_gradients(model, 0) if step == 0 else give_nothing(model)
+            update(model, velocity, dict.fromkeys(velocity, Row(rate, 0.0)), 0.9, kind)
+        if step == 0:
+            assert torch.allclose(inside.fc.weight, outside.fc.weight, rtol=1e-13)
+    held = velocities[0]["fc.weight"]
+    assert torch.allclose(inside.fc.weight - outside.fc.weight, held - held / 10, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rate_of_0_skips_a_parameter_with_its_decay_and_momentum(kind: Kind) -> None:
     model = layer()
     velocity = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
     before = numbers(dict(model.named_parameters()))
     give_gradients(model, 0)
-    update(model, velocity, {"fc.weight": Row(0.0, 0.0005), "fc.bias": Row(0.01, 0.0005)}, 0.9)
+    update(model, velocity, {"fc.weight": Row(0.0, 0.0005), "fc.bias": Row(0.01, 0.0005)}, 0.9, kind)
     assert np.array_equal(model.fc.weight.detach().numpy(), before["fc.weight"])
     assert torch.equal(velocity["fc.weight"], torch.ones(3, 4, dtype=torch.float64))
     assert not np.array_equal(model.fc.bias.detach().numpy(), before["fc.bias"])
@@ -104,13 +141,14 @@ def test_gradients_are_spent() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("piece", [1, 7, 12, 100])
-def test_pieces_and_the_whole_are_bit_equal(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_and_the_whole_are_bit_equal(piece: int, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(model: nn.Module) -> list[Tensor]:
         velocity = still(model)
         for step in range(3):
             give_gradients(model, step)
-            update(model, velocity, rows(velocity, recipes.text().optimizer, 0.01), 0.9)
+            update(model, velocity, rows(velocity, recipes.text().optimizer, 0.01), 0.9, kind)
         return [*model.parameters(), *velocity.values()]
 
     whole = trained(layer().float())

@@ -138,6 +138,42 @@ def test_fifty_kills_lose_nothing(train: Run, spawn: Run, net: tuple[str, ...], 
     kill_and_continue(5, attempt, train, spawn, net, whole)
 
 
+# Rules that change within the twenty steps: after the first epoch rates drop and conv1's once more, after the
+# second there is no colour noise, after the third conv1 stands still.
+ORIGINAL = ("original", "sharing=3", "drop_epochs=1", "conv1_drop=1", "colour_stop=2", "conv1_freeze=3", "biased=")
+TORCHVISION = ("torchvision", "drop_epochs=", "drop_steps=8", "momentum=0.8")
+
+
+@pytest.mark.parametrize("rules", [ORIGINAL, TORCHVISION], ids=["original", "torchvision"])
+def test_a_recipe_with_rules_of_its_own_is_paused_and_killed_without_a_trace(
+    alexnet: Run, spawn: Run, place: Path, rules: tuple[str, ...]
+) -> None:
+    recipe, *settings = rules
+    changes = [word for setting in ("width=0.05", *settings) for word in ("--set", setting)]
+    options = ("train", "--recipe", recipe, *changes, "--batch-size", 7, "--data", place / "dataset")
+    alexnet(*options, "--name", "whole", "--max-steps", STEPS).succeeded()
+    whole, run = Path("runs/whole"), Path("runs/paused")
+    for steps in (5, 12, 13, 18):
+        alexnet(*options, "--name", "paused", "--max-steps", steps).succeeded()
+    before, _ = state(run)
+    command = spawn(*options, "--name", "paused", "--max-steps", STEPS)
+    wait_for((run / "metrics.jsonl").read_bytes().count(b"\n") + 1, run / "metrics.jsonl", command)
+    command.process.kill()
+    command.outcome()
+    alexnet(*options, "--name", "paused", "--max-steps", STEPS).succeeded()
+    assert_same(run, whole)
+
+    rates = [round(line["rate"], 7) for line in metrics(run) if line["kind"] == "step"]
+    after, _ = state(run)
+    still = {name for name in after if torch.equal(after[name], before[name])} - {"mean"}
+    if recipe == "original":
+        assert rates == [0.01] * 6 + [0.001] * 14
+        assert still == {f"{kind}conv1.{name}" for kind in ("", "velocity.") for name in ("weight", "bias")}
+    else:
+        assert rates == [0.01] * 8 + [0.001] * 8 + [0.0001] * 4
+        assert not still
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_so(spawn: Run, train: Run, net: tuple[str, ...], number: signal.Signals) -> None:
     command = spawn("train", *net, *OPTIONS, "--set", "patience=90")

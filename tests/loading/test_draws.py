@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from alexnet_cli.loading import draws
 
-PURPOSES: tuple[draws.Purpose, ...] = ("order", "row", "column", "reflection", "colour", "fc6", "fc7")
+PURPOSES: tuple[draws.Purpose, ...] = (
+    *("order", "row", "column", "reflection", "colour", "fc6", "fc7"),
+    *("area", "ratio"),
+)
 MANY = np.arange(20_000)
 
 
@@ -108,7 +111,7 @@ def test_seeds_purposes_epochs_positions_and_units_share_no_word() -> None:
         for purpose in PURPOSES
         for epoch in range(5)
     ]
-    assert len(np.unique(np.concatenate(words))) == 4 * 7 * 5 * 50 * 8
+    assert len(np.unique(np.concatenate(words))) == 4 * len(PURPOSES) * 5 * 50 * 8
 
 
 def test_seeds_purposes_and_epochs_are_uncorrelated() -> None:
@@ -139,6 +142,15 @@ def test_integers_are_uniform(below: int) -> None:
     assert drawn.min() == 0
     assert drawn.max() == below - 1
     assert abs(chi_square(np.bincount(drawn, minlength=below))) < 4
+
+
+def test_each_position_can_have_a_bound_of_its_own() -> None:
+    bounds = np.tile([1, 5, 33], 1000)
+    drawn = draws.integers(3, "row", 1, np.arange(3000), bounds)
+    for place, bound in enumerate((1, 5, 33)):
+        alone = draws.integers(3, "row", 1, np.arange(place, 3000, 3), bound)
+        assert np.array_equal(drawn[place::3], alone)
+        assert set(alone) == set(range(bound))
 
 
 def test_pairs_of_neighbours_are_uniform() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional as torchvision
 
 from alexnet_cli import recipes
 from alexnet_cli.dataset import shards
@@ -25,12 +26,13 @@ from alexnet_cli.dataset.sources.folders import list_folders
 from alexnet_cli.dataset.treatment import Encoding, Treatment
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import draws, loader
-from alexnet_cli.loading.augmentation import Colours
+from alexnet_cli.loading.augmentation import Colours, training_views
 from alexnet_cli.loading.loader import Reader, TrainingBatch, TrainingBatches, ahead, evaluation_batches
 from alexnet_cli.loading.plan import Plan
 
 PICTURES, VALIDATION, PER_SHARD, SEED, HIDDEN = 11, 5, 4, 3, 10
 RECIPE = replace(recipes.paper(), network=recipes.Network(hidden=HIDDEN, dropout=0.25))
+SHARED_BOXES = replace(RECIPE, augmentation=recipes.Augmentation("resized", sharing=3, colour_shrinks=True))
 CPU = torch.device("cpu")
 
 
@@ -102,7 +104,7 @@ def builder(
     ranks: int = 1,
     recipe: recipes.Recipe = RECIPE,
 ) -> TrainingBatches:
-    plan = Plan(PICTURES, batch, SEED)
+    plan = Plan(PICTURES, batch, SEED, recipe.augmentation.reshuffled)
     return TrainingBatches(reader, plan, recipe, colours(dataset), SEED, rank, ranks, CPU)
 
 
@@ -158,6 +160,52 @@ def test_a_training_batch_is_the_one_computed_by_hand(
             for mask, name in zip(batch.masks, ("fc6", "fc7"), strict=True):
                 kept = draws.kept(SEED, name, epoch, positions, HIDDEN, 0.25)
                 assert np.array_equal(mask[: len(positions)].numpy(), kept.astype(np.float32))
+
+
+def test_a_training_batch_as_in_the_2012_code(dataset: Dataset) -> None:
+    """One order, patches shared by three, the mean's central patch, noise and ÷1.1 before the third epoch only."""
+    original = recipes.original()
+    recipe = replace(
+        original,
+        network=replace(RECIPE.network, crop=227),
+        augmentation=replace(original.augmentation, sharing=3),
+        schedule=replace(original.schedule, colour_stop=2),
+    )
+    order = draws.permutation(SEED, 0, PICTURES)
+    central = dataset.mean[:, 14:241, 14:241].astype(np.float64)
+    with Reader(dataset.splits["train"]) as reader:
+        for epoch, step in ((0, 1), (1, 0), (2, 1), (5, 2)):
+            batch = builder(dataset, reader, recipe=recipe)((epoch, step))
+            positions = np.arange(4 * step, min(4 * step + 4, PICTURES))
+            assert batch.samples.tolist() == order[positions].tolist()
+            rows, columns = (draws.integers(SEED, name, epoch, positions // 3, 30) for name in ("row", "column"))
+            reflected = draws.integers(SEED, "reflection", epoch, positions // 3, 2)
+            alphas = 0.1 * draws.normals(SEED, "colour", epoch, positions, 3)
+            for i, position in enumerate(positions):
+                picture = reader.picture(order[position]).numpy().astype(np.float64)
+                patch = picture[:, rows[i] : rows[i] + 227, columns[i] : columns[i] + 227]
+                expected = (patch[:, :, ::-1] if reflected[i] else patch) - central
+                if epoch < 2:
+                    noise = dataset.eigenvectors @ (alphas[i] * np.sqrt(dataset.eigenvalues))
+                    expected = (expected + noise[:, None, None]) / 1.1
+                np.testing.assert_allclose(batch.pixels[i].numpy(), expected, rtol=0, atol=5e-5)
+
+
+def test_a_training_batch_as_torchvision_trains(dataset: Dataset) -> None:
+    recipe = recipes.torchvision()
+    with Reader(dataset.splits["train"]) as reader:
+        batch = builder(dataset, reader, recipe=recipe)((1, 0))
+        positions = np.arange(4)
+        views = training_views(recipe.augmentation, SEED, 1, positions)
+        assert views.sizes is not None
+        boxes = np.column_stack([views.rows, views.columns, views.sizes]).tolist()
+        for i, box in enumerate(boxes):
+            picture = reader.picture(int(batch.samples[i])).double() / 255
+            patch = torchvision.resized_crop(picture, *box, [224, 224], antialias=True)
+            patch = torchvision.normalize(patch, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+            expected = patch.flip(2) if views.reflected[i] else patch
+            assert torch.allclose(batch.pixels[i].double(), expected, rtol=0, atol=1e-5)
+    assert [mask.shape[1] for mask in batch.masks] == list(recipe.network.mask_widths)
 
 
 def test_rows_beyond_the_pictures_weigh_nothing_and_are_finite(dataset: Dataset) -> None:
@@ -249,11 +297,14 @@ def test_lossless_pictures_that_were_changed(
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("batch", [4, 7])
-def test_the_ranks_rows_together_are_the_batch_of_one_rank(dataset: Dataset, batch: int, ranks: int) -> None:
+@pytest.mark.parametrize("recipe", [RECIPE, SHARED_BOXES], ids=["paper", "shared boxes"])
+def test_the_ranks_rows_together_are_the_batch_of_one_rank(
+    dataset: Dataset, batch: int, ranks: int, recipe: recipes.Recipe
+) -> None:
     with Reader(dataset.splits["train"]) as reader:
         for place in ((0, 0), (1, -(-PICTURES // batch) - 1)):  # a whole batch, and the short last one
-            alone = builder(dataset, reader, batch)(place)
-            found = [builder(dataset, reader, batch, rank, ranks)(place) for rank in range(ranks)]
+            alone = builder(dataset, reader, batch, recipe=recipe)(place)
+            found = [builder(dataset, reader, batch, rank, ranks, recipe)(place) for rank in range(ranks)]
             assert {len(part.pixels) for part in found} == {-(-batch // ranks)}
             together = tuple(torch.cat(rows) for rows in zip(*map(real_rows, found), strict=True))
             assert equal(together, real_rows(alone))

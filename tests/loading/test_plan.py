@@ -8,7 +8,7 @@ from alexnet_cli.loading import draws
 from alexnet_cli.loading.plan import Part, Plan
 
 numbers = st.integers(1, 40)
-any_plan = st.builds(Plan, st.integers(1, 200), numbers, st.none() | st.integers(0, 2**40))
+any_plan = st.builds(Plan, st.integers(1, 200), numbers, st.none() | st.integers(0, 2**40), st.booleans())
 ranks_and_epoch = {"ranks": st.integers(1, 9), "epoch": st.integers(0, 5)}
 quick = settings(deadline=None, max_examples=60)
 
@@ -73,6 +73,11 @@ def test_an_epochs_order_is_the_drawn_one_and_changes_with_epoch_and_seed() -> N
 
     assert order(3, 2) == draws.permutation(3, 2, 50).tolist()
     assert len({tuple(order(seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
+
+
+def test_one_order_for_all_epochs_is_that_of_the_first() -> None:
+    orders = [Plan(50, 50, 3, reshuffled=False).part(epoch, 0).samples.tolist() for epoch in range(4)]
+    assert orders == [draws.permutation(3, 0, 50).tolist()] * 4
 
 
 def test_without_a_seed_the_order_is_that_of_the_index_in_every_epoch() -> None:
