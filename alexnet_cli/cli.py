@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 from alexnet_cli import __version__, console
-from alexnet_cli.commands import bench, demo, describe, eval, predict, prepare, train, verify
+from alexnet_cli.commands import bench, convert, demo, describe, eval, predict, prepare, train, verify
 from alexnet_cli.errors import REPORTS, AlexNetError
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
     help="The AlexNet of 2012: from labelled pictures to a trained network and its predictions.",
     epilog="Start here: alexnet demo",
 )
-for module in (prepare, verify, train, eval, predict, describe, demo):
+for module in (prepare, verify, train, eval, predict, describe, convert, demo):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(bench.app)
 

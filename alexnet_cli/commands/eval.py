@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def eval(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="MODEL", help="Runs or checkpoints; the newest run if none.", show_default=False),
+        typer.Argument(metavar="MODEL", help="Runs or model files; the newest run if none.", show_default=False),
     ] = None,
     data: Data = Path("dataset"),
     runs: Runs = Path("runs"),
@@ -63,19 +63,21 @@ def eval(
 def _score(
     path: Path, dataset: "Dataset", split: str, crops: int, limit: int | None, device: "torch.device"
 ) -> dict[str, Any]:
-    from alexnet_cli.engine import checkpoint as checkpoints
+    from alexnet_cli.engine import models
     from alexnet_cli.engine.evaluation import split_for, tallies
     from alexnet_cli.engine.parallel import Ranks
-    from alexnet_cli.engine.prediction import classifier, treatment_for
+    from alexnet_cli.engine.prediction import treatment_for
     from alexnet_cli.loading.loader import threads
 
-    model = checkpoints.load(path)
+    model = models.load(path)
+    if model.origin:
+        console.note(f"{path}: {model.origin}")
     pictures = split_for(model.subject, dataset, split).part(limit)
     trained, here = treatment_for(model.subject).geometry, dataset.treatment.geometry
     if trained != here:
         console.warn(f"{path} was trained on pictures of --geometry {trained}, {dataset.root} has {here}")
     with console.progress(f"evaluating {path}", len(pictures.index), "pictures") as bar:
-        for tally in tallies(classifier(model, crops, device), pictures, Ranks(0, 1, device), threads()):
+        for tally in tallies(model.classifier(crops, device), pictures, Ranks(0, 1, device), threads()):
             bar.update(tally.pictures)
     return {
         "model": str(path),

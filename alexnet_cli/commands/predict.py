@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def predict(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Picture files.", show_default=False)],
     model: Annotated[
-        Path | None, typer.Option(help="A run or a checkpoint; the newest run if none.", show_default=False)
+        Path | None, typer.Option(help="A run or a model file; the newest run if none.", show_default=False)
     ] = None,
     runs: Runs = Path("runs"),
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
@@ -28,20 +28,21 @@ def predict(
     Example: alexnet predict cat.jpg --top 3
     """
     from alexnet_cli import runs as directories
-    from alexnet_cli.engine import checkpoint, launch
+    from alexnet_cli.engine import launch, models
     from alexnet_cli.engine.prediction import Predictor
 
     path = directories.model_file(model) if model else directories.newest_model(runs)
     where = launch.device(device)
-    predictor = Predictor(checkpoint.load(path), crops, where)
-    console.note(f"with {path}")
-    found = [answer for picture in pictures if (answer := _answer(predictor, picture, top))]
+    found = models.load(path)
+    predictor = Predictor(found.subject, found.classifier(crops, where))
+    console.note(f"with {path}" + (f": {found.origin}" if found.origin else ""))
+    answers = [answer for picture in pictures if (answer := _answer(predictor, picture, top))]
     if as_json:
-        console.result_json({"model": str(path), "crops": crops, "pictures": found})
+        console.result_json({"model": str(path), "crops": crops, "pictures": answers})
     else:
-        for answer in found:
+        for answer in answers:
             console.bars(answer["file"], [(guess["name"], guess["probability"]) for guess in answer["top"]])
-    raise typer.Exit(0 if len(found) == len(pictures) else 1)
+    raise typer.Exit(0 if len(answers) == len(pictures) else 1)
 
 
 def _answer(predictor: "Predictor", picture: Path, top: int) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ file's metadata, key "alexnet". There is no pickle in it, and no generator state
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +72,7 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
     """Write the file whole or not at all; what was there before is kept under another name."""
-    subject = checkpoint.subject
-    about = {
-        "format": runs.FORMAT,
-        "recipe": settings.nested(checkpoint.recipe),
-        "classes": subject.classes,
-        "wnids": subject.wnids,
-        "eigenvalues": subject.colours.eigenvalues.tolist(),
-        "eigenvectors": subject.colours.eigenvectors.tolist(),
-        "preparation": subject.preparation,
-        "dataset": subject.dataset,
-        **asdict(checkpoint.position),
-    }
+    about, subject = description(checkpoint), checkpoint.subject
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in checkpoint.velocity.items()}
     tensors["mean"] = subject.colours.mean.cpu()
@@ -97,9 +86,24 @@ def save(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
             raise
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint; its tensors must be exactly those of its recipe, by name, shape and kind."""
-    about = runs.checkpoint_header(path)
+def description(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All but the tensors, for JSON."""
+    subject = checkpoint.subject
+    return {
+        "format": runs.FORMAT,
+        "recipe": settings.nested(checkpoint.recipe),
+        "classes": subject.classes,
+        "wnids": subject.wnids,
+        "eigenvalues": subject.colours.eigenvalues.tolist(),
+        "eigenvectors": subject.colours.eigenvectors.tolist(),
+        "preparation": subject.preparation,
+        "dataset": subject.dataset,
+        **asdict(checkpoint.position),
+    }
+
+
+def described(path: Path, about: dict[str, Any], mean: Tensor) -> tuple[Recipe, Subject, Position]:
+    """What `description` gave, read and checked."""
     try:
         recipe = checked(settings.restored(Recipe, about["recipe"]))
         classes, wnids = tuple(about["classes"]), tuple(about["wnids"])
@@ -107,11 +111,23 @@ def load(path: Path) -> Checkpoint:
             raise ValueError(f"{len(classes)} classes, {len(wnids)} WNIDs")
         eigenvalues = np.array(about["eigenvalues"], dtype=np.float64).reshape(3)
         eigenvectors = np.array(about["eigenvectors"], dtype=np.float64).reshape(3, 3)
-        preparation, dataset = about["preparation"], about["dataset"]
+        subject = Subject(
+            classes, wnids, Colours(mean, eigenvalues, eigenvectors), about["preparation"], about["dataset"]
+        )
         fields = {name: about[name] for name in Position.__dataclass_fields__}
         position = Position(**fields | {"plateau": Plateau(**about["plateau"])})
-        expected = _shapes(recipe, len(classes))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__} {error}") from error
+    return recipe, subject, position
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; its tensors must be exactly those of its recipe, by name, shape and kind."""
+    about = runs.checkpoint_header(path)
+    recipe, subject, position = described(path, about, torch.empty(0))
+    try:
+        expected = _shapes(recipe, len(subject.classes))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from error
     try:
         with safe_open(path, framework="pt") as file:
@@ -120,9 +136,8 @@ def load(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in found}
     except (SafetensorError, OSError) as error:
         raise _damaged(path, str(error)) from error
-    colours = Colours(tensors.pop("mean"), eigenvalues, eigenvectors)
+    subject = replace(subject, colours=replace(subject.colours, mean=tensors.pop("mean")))
     velocity = {name: tensors.pop(VELOCITY + name) for name in expected if VELOCITY + name in tensors}
-    subject = Subject(classes, wnids, colours, preparation, dataset)
     return Checkpoint(recipe, subject, position, tensors, velocity)
 
 

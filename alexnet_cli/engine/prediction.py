@@ -13,7 +13,7 @@ from alexnet_cli.dataset.images import PictureError, load_square
 from alexnet_cli.dataset.treatment import Treatment, treatment_of
 from alexnet_cli.engine.checkpoint import Checkpoint, Subject, model_of
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.loading.augmentation import cut, evaluation_views
+from alexnet_cli.loading.augmentation import Patches, cut, evaluation_views, patches_for
 from alexnet_cli.network.alexnet import AlexNet
 from alexnet_cli.runs import Precision
 
@@ -26,7 +26,7 @@ class NetworkClassifier:
     """The network on the centre patch, or the softmax outputs of ten patches averaged (paper §4.1)."""
 
     model: AlexNet
-    mean: Tensor
+    patches: Patches
     crops: int
     device: torch.device
     precision: Precision = "fp32"
@@ -34,11 +34,12 @@ class NetworkClassifier:
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
         self.model.eval()
-        pictures, views = pictures.to(self.device), evaluation_views(self.crops, len(pictures))
+        pictures = pictures.to(self.device)
+        views = evaluation_views(self.crops, len(pictures), self.patches.side)
         total = torch.zeros(())
         for view in views:
             with autocast(self.device, self.precision):
-                logits = self.model(cut(pictures, self.mean, view))
+                logits = self.model(cut(pictures, self.patches, view))
             total = total + logits.float().softmax(1).cpu()
         return total / len(views)
 
@@ -49,7 +50,8 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 def classifier(checkpoint: Checkpoint, crops: int, device: torch.device) -> NetworkClassifier:
     model = model_of(checkpoint, device)
-    return NetworkClassifier(model, checkpoint.subject.colours.mean.to(device), crops, device)
+    patches = patches_for(checkpoint.recipe, checkpoint.subject.colours.mean.to(device))
+    return NetworkClassifier(model, patches, crops, device)
 
 
 def treatment_for(subject: Subject) -> Treatment:
@@ -71,9 +73,8 @@ def treatment_for(subject: Subject) -> Treatment:
 class Predictor:
     """Names pictures from files, which are decoded and resized as the training pictures were."""
 
-    def __init__(self, checkpoint: Checkpoint, crops: int, device: torch.device) -> None:
-        self.subject, self.treatment = checkpoint.subject, treatment_for(checkpoint.subject)
-        self.classify = classifier(checkpoint, crops, device)
+    def __init__(self, subject: Subject, classify: Classifier) -> None:
+        self.subject, self.treatment, self.classify = subject, treatment_for(subject), classify
 
     def top(self, path: Path, count: int) -> list[dict[str, Any]]:
         """The `count` most probable classes, best first; of equals, the lower label."""

@@ -1,11 +1,19 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from alexnet_cli import runs
+from alexnet_cli.dataset.manifest import open_squares
+from alexnet_cli.engine.checkpoint import Subject
+from alexnet_cli.engine.evaluation import split_for
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.augmentation import Colours
 
 Run = Callable[..., Any]
 
@@ -83,3 +91,17 @@ def test_what_is_no_model_is_refused(alexnet: Run) -> None:
     alexnet("eval", "runs/none.safetensors").failed("there is no file runs/none.safetensors", "run directory")
     alexnet("eval", "runs").failed("runs is not a run directory", "alexnet train")
     alexnet("eval", "runs/small-1/config.json").failed("is not a checkpoint of alexnet", ".safetensors")
+
+
+def test_classes_are_the_same_by_their_wnids(tiny: Path) -> None:
+    """Whatever words a file and a dataset have for them."""
+    dataset = replace(
+        open_squares(tiny), classes=("tench, Tinca tinca", "goldfish"), wnids=("n01440764", "n01443537")
+    )
+    colours = Colours(torch.zeros(3, 256, 256), np.ones(3), np.eye(3))
+    subject = Subject(("tench", "goldfish"), dataset.wnids, colours, {}, "")
+    assert split_for(subject, dataset, "val") is dataset.splits["val"]
+    for wnids in (dataset.wnids[::-1], (None, None), (None, "n01443537")):
+        for other in (replace(subject, wnids=wnids), subject):
+            with pytest.raises(AlexNetError, match="the model knows 2 classes"):
+                split_for(other, replace(dataset, wnids=wnids if other is subject else dataset.wnids), "val")
