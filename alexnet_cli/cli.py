@@ -75,6 +75,10 @@ def main() -> None:
 def _leave(error: AlexNetError) -> NoReturn:
     if not _reported({"message": error.message, "hint": error.hint, "exit_code": error.exit_code}):
         console.error(error.message, error.hint)
+    if error.exit_code > 128:  # a signal: torch would take seconds to leave, and everything is tidied up already
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code)
     sys.exit(error.exit_code)
 
 

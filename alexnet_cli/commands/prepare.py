@@ -1,10 +1,10 @@
 """`alexnet prepare`: labelled pictures become a dataset directory."""
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,8 @@ import typer
 
 from alexnet_cli import console, imagenet, machine, paper
 from alexnet_cli.dataset.treatment import CHROMA, LARGEST, QUALITY, Encoding, Geometry, Treatment
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.options import Json
 
 if TYPE_CHECKING:
     from alexnet_cli.dataset.manifest import Dataset
@@ -20,62 +22,77 @@ if TYPE_CHECKING:
 SHOWN = 10  # rejects and ignored files that are named; the manifest has all rejects
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder of ImageNet's archives, packed or unpacked, of class folders, IDX files, WebDataset shards "
+        "or Parquet; or torchvision:NAME.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", envvar="ALEXNET_DATASET", help="The dataset directory to write.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes; if not given, one a core as far as the pictures occupy them.", show_default=False
+    ),
+]
+ValFraction = Annotated[
+    float, typer.Option(min=0.0, max=0.9, help="Part of each class kept for validation if the source has no val.")
+]
+MaxRejects = Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of the pictures that may be unusable.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most this many pictures of each split, evenly over classes.", show_default=False),
+]
+HowCut = Annotated[
+    Geometry,
+    typer.Option(help="crop: shorter side to --size, the middle cut out; warp: both sides; shorter: not cut."),
+]
+Size = Annotated[int, typer.Option(min=1, max=LARGEST, help="Pixels.")]
+HowStored = Annotated[Encoding, typer.Option(help="raw: the bytes of the pixels, as numpy's .npy.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")]
+Exif = Annotated[
+    bool, typer.Option("--exif/--no-exif", help="Turn pictures as their EXIF says; in 2012 they were not.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that is there.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the order of training pictures and the validation part.")]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Names for IDX labels, one a line.", show_default=False),
+]
+Root = Annotated[Path | None, typer.Option(help="Where a torchvision set lies or goes.", show_default=False)]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the torchvision set first.")]
+Spool = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        metavar="DIR",
+        help="For a source on a hard disk: copy its pictures here first, reading it once from front to back.",
+        show_default=False,
+    ),
+]
+
+
 def prepare(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A folder of ImageNet's archives, packed or unpacked, of class folders, IDX files, WebDataset "
-            "shards or Parquet; or torchvision:NAME.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", envvar="ALEXNET_DATASET", help="The dataset directory to write.")
-    ] = Path("dataset"),
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes; if not given, one a core as far as the pictures occupy them.",
-            show_default=False,
-        ),
-    ] = None,
-    val_fraction: Annotated[
-        float,
-        typer.Option(min=0.0, max=0.9, help="Part of each class kept for validation if the source has no val."),
-    ] = 0.1,
-    max_rejects: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Part of the pictures that may be unusable.")
-    ] = 0.01,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="At most this many pictures of each split, evenly over classes.", show_default=False
-        ),
-    ] = None,
-    geometry: Annotated[
-        Geometry,
-        typer.Option(help="crop: shorter side to --size, the middle cut out; warp: both sides; shorter: not cut."),
-    ] = "crop",
-    size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Pixels.")] = paper.IMAGE_SIZE,
-    encoding: Annotated[Encoding, typer.Option(help="raw: the bytes of the pixels, as numpy's .npy.")] = "jpeg",
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")] = QUALITY,
-    exif: Annotated[
-        bool, typer.Option("--exif/--no-exif", help="Turn pictures as their EXIF says; in 2012 they were not.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that is there.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the order of training pictures and the validation part.")
-    ] = 0,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Names for IDX labels, one a line.", show_default=False),
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Where a torchvision set lies or goes.", show_default=False)
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the torchvision set first.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    source: Source,
+    out: Out = Path("dataset"),
+    workers: Workers = None,
+    val_fraction: ValFraction = 0.1,
+    max_rejects: MaxRejects = 0.01,
+    limit: Limit = None,
+    geometry: HowCut = "crop",
+    size: Size = paper.IMAGE_SIZE,
+    encoding: HowStored = "jpeg",
+    quality: Quality = QUALITY,
+    exif: Exif = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    class_names: ClassNames = None,
+    root: Root = None,
+    download: Download = False,
+    spool: Spool = None,
+    as_json: Json = False,
 ) -> None:
     """Make a dataset of small pictures in shards, 256×256 as the paper's, with their mean and colour components.
 
@@ -89,27 +106,37 @@ def prepare(
     from alexnet_cli.dataset.sources.recognise import open_source
 
     machine.adopt_slurm()
+    job = machine.job()
+    if download and job.size > 1:
+        raise AlexNetError(
+            f"--download with {job.size} processes would fetch the set {job.size} times, into the same files",
+            "fetch it first, by this command without the launcher; it may be stopped when it begins to prepare",
+        )
     listing = open_source(source, root, download, class_names)
     for text in listing.notes:
         console.note(text)
     warn_of("not a picture by its name, left out", listing.ignored)
-    options = Options(seed, val_fraction, limit, Treatment(geometry, size, encoding, quality, exif))
-    workers = workers or preparation.usual_workers(listing)
     steps = preparation.prepare(
-        *(listing, out, options),
-        workers=workers,
+        listing,
+        out,
+        Options(seed, val_fraction, limit, Treatment(geometry, size, encoding, quality, exif)),
+        workers=workers or preparation.usual_workers(listing),
         overwrite=overwrite,
         max_rejects=max_rejects,
-        job=machine.job(),
+        spool=spool,
+        job=job,
     )
     with closing(steps):
         show_progress(steps)
-    dataset = open_dataset(out)
+    show(open_dataset(out), as_json)
+
+
+def show(dataset: "Dataset", as_json: bool) -> None:
     warn_of("cannot be used", [f"{bad['name']}: {bad['reason']}" for bad in rejects(dataset)])
     if as_json:
         console.result_json(summary(dataset))
     else:
-        console.table(f"Dataset in {out}", ("", ""), summary_rows(dataset))
+        console.table(f"Dataset in {dataset.root}", ("", ""), summary_rows(dataset))
         console.table("Colours of the training pixels, R, G, B of 0 to 255", *colour_table(dataset))
 
 
@@ -121,13 +148,15 @@ def warn_of(what: str, names: Sequence[str]) -> None:
         console.warn(f"{what}: {len(names) - SHOWN} more")
 
 
-def show_progress(steps: "Generator[Progress, None, None]") -> None:
-    first = next(steps)
-    if first.kept:
-        console.note(f"going on: {first.kept} of {first.total} pictures were finished before")
-    with console.progress("preparing", first.total, "pictures") as bar:
-        for step in chain([first], steps):
-            bar.update(step.done, f"{step.rejected} rejected" if step.rejected else "")
+def show_progress(steps: "Iterator[Progress]") -> None:
+    """Show a bar for each phase."""
+    for phase, its in groupby(steps, key=lambda step: step.phase):
+        first = next(its)
+        if first.kept and phase == "preparing":
+            console.note(f"going on: {first.kept} of {first.total} pictures were finished before")
+        with console.progress(phase, first.total, "pictures") as bar:
+            for step in chain([first], its):
+                bar.update(step.done, f"{step.rejected} rejected" if step.rejected else "")
 
 
 def rejects(dataset: "Dataset") -> list[dict[str, str]]:

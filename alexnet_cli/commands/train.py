@@ -21,7 +21,9 @@ SETTINGS = ("recipe", "epochs", "batch_size", "lr", "seed", "eval_every", "preci
 
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Option(help="paper, text or small: `alexnet describe`.")] = "paper",
+    recipe: Annotated[
+        str, typer.Option(help="As in `alexnet describe RECIPE`, with variants: paper+six-conv.")
+    ] = "paper",
     data: Data = Path("dataset"),
     runs: Runs = Path("runs"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,

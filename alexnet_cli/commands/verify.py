@@ -10,7 +10,7 @@ from alexnet_cli.errors import AlexNetError
 from alexnet_cli.options import Json
 
 if TYPE_CHECKING:
-    from alexnet_cli.dataset.verification import Finding
+    from alexnet_cli.dataset.rereading import Finding
 
 SHOWN = 10
 

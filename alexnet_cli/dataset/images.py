@@ -4,7 +4,6 @@ Pictures come from strangers: the format is told by the content, the dimensions 
 before anything is decoded, and whatever is wrong with a picture comes out as `PictureError`.
 """
 
-import hashlib
 import io
 import re
 import struct
@@ -16,12 +15,13 @@ import numpy as np
 import PIL
 import simplejpeg
 import torch
-import webdataset
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image
 from torch.nn import functional
 
 from alexnet_cli import paper
+from alexnet_cli.dataset.headers import ORIENTATION, UPRIGHT, JpegHeader, jpeg_header
+from alexnet_cli.dataset.headers import PictureError as PictureError
 from alexnet_cli.dataset.treatment import CHROMA, LONGEST, Encoding, Treatment
 from alexnet_cli.errors import AlexNetError
 
@@ -41,14 +41,6 @@ PIXEL_LIMIT = 178_956_970  # where Pillow refuses of itself
 FILTER = "bilinear"  # chosen by measurement: docs/preparation.md
 PNG_LEVEL = 1  # of deflate: on photographs zlib's own 6 saves a tenth of the bytes for four times the work
 
-# SOF0-15 without DHT (C4), JPG (C8) and DAC (CC), which share the range.
-START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-START_OF_SCAN, END_OF_IMAGE, APP1 = 0xDA, 0xD9, 0xE1
-STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers that carry no length
-
-EXIF = b"Exif\0\0"
-ORIENTATION, SHORT = 0x0112, 3  # a tag of EXIF and the kind of its value
-UPRIGHT = 1
 # As numpy writes it: by reading nothing else, no parser of headers is open to strangers.
 RAW_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, "
@@ -57,10 +49,6 @@ RAW_HEADER = re.compile(
 )
 
 GREY, DEEP, CMYK, ALPHA, TURNED = "grey", "16-bit", "CMYK", "transparent", "with EXIF rotation"
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used; the message is the short reason."""
 
 
 def is_picture(name: str) -> bool:
@@ -112,51 +100,6 @@ def opened(data: bytes) -> Opened:
         if header.components in (1, 3):
             return open_plain_jpeg(data, header)
     return open_with_pillow(data)
-
-
-@dataclass(frozen=True)
-class JpegHeader:
-    height: int
-    width: int
-    components: int
-    orientation: int
-
-
-def jpeg_header(data: bytes) -> JpegHeader:
-    """Read the first start-of-frame segment, and the first EXIF segment if it stands before that."""
-    at, exif = 2, b""
-    while True:
-        # Like libjpeg, step over stray bytes and over any number of fill bytes before a marker.
-        at = data.find(b"\xff", at)
-        while at >= 0 and data[at : at + 1] == b"\xff":
-            at += 1
-        if at < 0 or at + 9 > len(data) or data[at] in (START_OF_SCAN, END_OF_IMAGE):
-            raise PictureError("truncated or damaged JPEG header")
-        marker, at = data[at], at + 1
-        if marker in START_OF_FRAME:
-            height, width, components = struct.unpack_from(">HHB", data, at + 3)
-            return JpegHeader(height, width, components, orientation(exif))
-        if marker not in STANDALONE and marker != 0:
-            length = struct.unpack_from(">H", data, at)[0]
-            if marker == APP1 and not exif and data.startswith(EXIF, at + 2):
-                exif = data[at + 2 + len(EXIF) : at + length]
-            at += length
-
-
-def orientation(exif: bytes) -> int:
-    """Find the orientation, 1 to 8, in a TIFF header and its first directory; 1 in whatever is damaged."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return UPRIGHT
-    try:
-        at = struct.unpack_from(f"{order}I", exif, 4)[0]
-        for entry in range(struct.unpack_from(f"{order}H", exif, at)[0]):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * entry)
-            if tag == ORIENTATION:
-                return int(value) if kind == SHORT and 1 <= value <= 8 else UPRIGHT
-    except struct.error:
-        pass
-    return UPRIGHT
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -382,40 +325,3 @@ def raw_pixels(data: bytes) -> Pixels:
     if len(data) - start != 3 * height * width:
         raise PictureError(f"{len(data) - start} bytes for {width}×{height} pixels")
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(height, width, 3)
-
-
-def decoder() -> dict[str, str]:
-    """Name the libraries that make the pixels, with the fingerprint of what they made of a few pictures."""
-    return {
-        "torch": torch.__version__,
-        "simplejpeg": simplejpeg.__version__,
-        "pillow": PIL.__version__,
-        "libjpeg-turbo": features.version("libjpeg_turbo") or "unknown",
-        "webdataset": webdataset.__version__,
-        "fingerprint": fingerprint(),
-    }
-
-
-def fingerprint() -> str:
-    """Digest built-in pictures taken through decode, resize and encode: equal where the bytes will be."""
-    digest = hashlib.sha256()
-    for height, width in ((375, 500), (500, 333), (96, 64), (256, 256)):
-        pixels = pattern(height, width)
-        for data in (encode(pixels), saved(pixels, "PNG", "RGB"), saved(pixels, "JPEG", "CMYK")):
-            square = to_square(decode(data))
-            digest.update(encode(square))
-    digest.update(encode(square, Treatment(encoding="png")))
-    return digest.hexdigest()
-
-
-def pattern(height: int, width: int) -> Pixels:
-    """Draw a picture with edges, slopes and fine texture in integers only."""
-    y, x = np.mgrid[:height, :width]
-    planes = (x * 255 // width, (x * x + 3 * y * y) // 97 % 256, (x // 16 + y // 16) % 2 * 200 + y % 16)
-    return np.stack(planes, axis=2).astype(np.uint8)
-
-
-def saved(pixels: Pixels, form: str, mode: str) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, form)
-    return file.getvalue()

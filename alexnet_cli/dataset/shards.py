@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from webdataset import TarWriter
 
 from alexnet_cli.dataset.images import CMYK, PictureError, Pixels, central, encode, misnamed, prepared
 from alexnet_cli.dataset.manifest import INDEX_DTYPE, UNFINISHED
-from alexnet_cli.dataset.sources.listing import Listing, Pictures, Record
+from alexnet_cli.dataset.sources.listing import Listing, Pictures
+from alexnet_cli.dataset.sources.records import Record, ahead, release
 from alexnet_cli.dataset.statistics import SIZE, Sums
 from alexnet_cli.dataset.treatment import Treatment
 from alexnet_cli.dataset.workers import NOWHERE, Lost, Watch, unwatched
@@ -55,6 +57,8 @@ class Task:
     keys: tuple[str, ...]
     records: tuple[Record, ...]
     treatment: Treatment = field(default_factory=Treatment)
+    spool: Path | None = None
+    """A file that has its pictures, and is removed when the shard is finished."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,11 @@ def write_shard(
     odd: list[tuple[str, str]] = []
     totals = Totals(work.treatment.size) if work.counted else None
     tar = out / f"{work.name}.tar"
+    records = ahead(work.records)
     with whole_file(tar) as temporary, temporary.open("wb") as file, tar_writer(file) as writer:
         for start in range(0, len(work.records), CHUNK):
             before, end = len(rejects), min(start + CHUNK, len(work.records))
-            for position in range(start, end):
-                record = work.records[position]
+            for position, record in zip(range(start, end), records, strict=False):
                 try:
                     if position in lost:
                         raise PictureError(lost[position])
@@ -140,6 +144,9 @@ def write_shard(
     index = np.array(rows, dtype=INDEX_DTYPE)
     sidecar = Sidecar(sha256(tar), index, tuple(rejects), dict(sorted(kinds.items())), tuple(odd))
     save_sidecar(out, work.name, sidecar, totals.sums() if totals else None)
+    if work.spool:
+        release(work.spool)
+        work.spool.unlink(missing_ok=True)
 
 
 def read(record: Record) -> bytes | np.ndarray:
@@ -245,7 +252,7 @@ def save_sidecar(out: Path, name: str, sidecar: Sidecar, sums: Sums | None) -> N
 
 
 def load_sidecar(out: Path, name: str) -> Sidecar:
-    with np.load(sidecar_path(out, name), allow_pickle=False) as arrays:
+    with sidecar_path(out, name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         facts = json.loads(arrays["facts"].tobytes())
         rejects, odd = (tuple(map(tuple, facts[key])) for key in ("rejects", "odd"))
         return Sidecar(facts["checksum"], arrays["index"], rejects, facts["kinds"], odd)
@@ -261,5 +268,14 @@ def load_sums(out: Path, name: str) -> Sums | None:
         return Sums(facts["pictures"], facts["pixels"], squares, tuple(facts["rgb"]), products)
 
 
-def is_finished(out: Path, name: str) -> bool:
-    return sidecar_path(out, name).is_file()
+def finished(out: Path, name: str) -> Sidecar | None:
+    """Give the sidecar of a shard that is there, whole; None of one that is to be written."""
+    if not sidecar_path(out, name).is_file():
+        return None
+    try:
+        sidecar, size = load_sidecar(out, name), (out / f"{name}.tar").stat().st_size
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    last = sidecar.index[-1:]
+    end = int((last["offset"] + last["size"]).sum())
+    return sidecar if size >= -(-end // BLOCK) * BLOCK + 2 * BLOCK else None

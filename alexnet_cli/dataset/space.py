@@ -36,10 +36,10 @@ def check_space(
 ) -> None:
     """Raise AlexNetError if the `missing` of all shards and what goes with them need more than there is.
 
-    `freed` bytes in `out` are given back before anything is written. The size of a picture is taken from a
-    sample, written elsewhere, which is left out where there is plenty of room.
+    `freed` bytes are given back on that disk before anything is written, or taken if negative. The size of a
+    picture is taken from a sample, written elsewhere, which is left out where there is plenty of room.
     """
-    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
+    place = standing(out)
     free = shutil.disk_usage(place).free + freed
     pictures = sum(len(shard.positions) for shard in missing)
     beside = (1 + sum(shard.split == "train" for shard in missing)) * SUMS * treatment.size**2
@@ -55,6 +55,15 @@ def check_space(
         f"and {place} has {size(free)} free",
         "free some space, or name another place with --out; nothing was written",
     )
+
+
+def standing(path: Path) -> Path:
+    """Give the folder itself, or the nearest above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    return standing(one).stat().st_dev == standing(other).stat().st_dev
 
 
 def size(count: float) -> str:

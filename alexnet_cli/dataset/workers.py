@@ -93,6 +93,9 @@ def run_with(
                 for worker in crew:
                     worker.look(seconds)
     finally:
+        # All are ended before any is waited for.
+        for worker in crew:
+            worker.process.kill()
         for worker in crew:
             worker.stop()
 

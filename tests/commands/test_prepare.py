@@ -91,6 +91,20 @@ def test_a_begun_dataset_is_not_gone_on_with_otherwise(tmp_path: Path, alexnet: 
     alexnet(*command, "--geometry", "warp", "--size", 64).failed("--geometry, --size changed", "--overwrite")
 
 
+def test_a_spool_is_used_and_left_empty(pictures: Path, tmp_path: Path, alexnet: Run) -> None:
+    outcome = alexnet("prepare", pictures, "--out", tmp_path / "out", "--spool", tmp_path / "disk").succeeded()
+    assert "copying 100 %  68/68 pictures" in outcome.err and "preparing 100 %" in outcome.err
+    assert not [*(tmp_path / "disk").iterdir()]
+
+
+def test_several_processes_do_not_download(tmp_path: Path, alexnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = alexnet("prepare", "torchvision:MNIST", "--root", tmp_path, "--download")
+    outcome.failed("--download with 2 processes", "without the launcher")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("command", [("train", "--dry-run"), ("eval",)])
 @pytest.mark.usefixtures("trained")
 def test_pictures_of_another_shape_feed_no_network(pictures: Path, alexnet: Run, command: tuple[str, ...]) -> None:

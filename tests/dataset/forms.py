@@ -130,6 +130,12 @@ def write_2010(root: Path, pictures: Originals) -> None:
     write(root / "ILSVRC2010_devkit-1.0.tar.gz", tar(kit_files(pictures, 2010).items(), "w:gz"))
 
 
+def patch_tar(files: dict[str, bytes], nested: bool = True) -> bytes:
+    """As the official one is, or with the pictures at its top."""
+    folders = {name: "val" if "_val_" in name else "test" if "_test_" in name else "train" for name in files}
+    return tar((f"patch_images/{folders[name]}/{name}" if nested else name, data) for name, data in files.items())
+
+
 def write_half_unpacked(root: Path, pictures: Originals) -> None:
     for wnid, files in pictures.train.items():
         write(root / "train" / f"{wnid}.tar", class_tar(files))

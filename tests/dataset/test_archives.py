@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from alexnet_cli.dataset import archives
 from alexnet_cli.dataset.archives import BLOCK, Columns, Member, members, opened
-from alexnet_cli.dataset.sources.listing import OPEN_FILES, OPENED, Span
+from alexnet_cli.dataset.sources.records import OPEN_FILES, OPENED, Span
 from alexnet_cli.errors import AlexNetError
 
 from .forms import tar, write

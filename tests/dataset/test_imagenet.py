@@ -122,6 +122,41 @@ def test_2010_has_test_labels(tmp_path: Path) -> None:
     assert "test" not in listing.splits and "ILSVRC2010_test_ground_truth.txt" in listing.notes[0]
 
 
+PATCH = {"n02012849_3.JPEG": forms.jpeg(7001), "ILSVRC2010_val_00000002.JPEG": forms.jpeg(7002)}
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("unpacked", [True, False])
+def test_2010_is_patched(nested: bool, unpacked: bool, tmp_path: Path) -> None:
+    pictures = originals(2010)
+    forms.write_2010(tmp_path, pictures)
+    if unpacked:
+        (tmp_path / "ILSVRC2010_images_train.tar").unlink()
+        forms.write_unpacked(tmp_path, Originals(pictures.train, {}, {}))
+    plain = open_source(str(tmp_path))
+    assert "there is no patch_images.tar: some pictures of ILSVRC-2010 are blank" in plain.notes[-1]
+    unused = {"n01440764_99999.JPEG": b"x"}
+    write(tmp_path / "patch_images.tar", forms.patch_tar({**PATCH, **unused}, nested))
+    listing = open_source(str(tmp_path))
+    assert listing.notes == ("2 pictures are those of patch_images.tar, of 3 in it",)
+    pictures.train["n02012849"]["n02012849_3.JPEG"] = PATCH["n02012849_3.JPEG"]
+    wnid, _ = pictures.val["ILSVRC2010_val_00000002.JPEG"]
+    pictures.val["ILSVRC2010_val_00000002.JPEG"] = wnid, PATCH["ILSVRC2010_val_00000002.JPEG"]
+    check_records(listing, pictures)
+    check_records(listing, pictures, "test")
+    assert listing.digest() != plain.digest()
+    train = listing.splits["train"]
+    extra = train.store.weight(train.rows[4:8]) - plain.splits["train"].store.weight(train.rows[4:8])
+    assert extra == len(PATCH["n02012849_3.JPEG"]) and train.store.weight(train.rows[:4]) > 0
+    prepared(listing, tmp_path / "out")
+
+
+def test_a_patch_that_is_damaged(tmp_path: Path) -> None:
+    forms.write_2010(tmp_path, originals(2010))
+    write(tmp_path / "patch_images.tar", forms.patch_tar(PATCH)[:700])
+    assert "patch_images.tar is cut short" in refused(tmp_path).message
+
+
 def test_the_digest_does_not_depend_on_the_place(pictures: Originals, tmp_path: Path) -> None:
     for place in ("a", "b"):
         forms.write_official(tmp_path / place, pictures)
@@ -219,6 +254,31 @@ def test_a_devkit_archive_that_is_cut_short(pictures: Originals, tmp_path: Path)
     kit.write_bytes(kit.read_bytes()[:-50])
     error = refused(tmp_path)
     assert "ILSVRC2012_devkit_t12.tar.gz cannot be read" in error.message and "again" in error.hint
+
+
+@pytest.mark.parametrize("how", ["folders", "csv", "train"])
+def test_a_damaged_devkit_that_is_not_needed(how: str, pictures: Originals, tmp_path: Path) -> None:
+    if how == "csv":
+        forms.write_kaggle(tmp_path, pictures)
+    elif how == "folders":
+        forms.write_unpacked(tmp_path, pictures)
+    else:
+        forms.write_unpacked(tmp_path, Originals(pictures.train, {}, {}))
+    write(tmp_path / "ILSVRC2012_devkit_t12.tar.gz", b"<html>")
+    listing = open_source(str(tmp_path))
+    assert listing.wnids == WNIDS and list(listing.splits) == (["train"] if how == "train" else ["train", "val"])
+    (note,) = [note for note in listing.notes if "devkit" in note]
+    assert note.startswith("the development kit is left aside, for it is not needed: ")
+    assert "cannot be read" in note
+
+
+def test_a_damaged_devkit_of_2010_is_needed_for_its_test_labels(tmp_path: Path) -> None:
+    pictures = originals(2010)
+    forms.write_2010(tmp_path, pictures)
+    (tmp_path / "ILSVRC2010_images_val.tar").unlink()
+    kit = tmp_path / "ILSVRC2010_devkit-1.0.tar.gz"
+    kit.write_bytes(kit.read_bytes()[:-50])
+    assert "ILSVRC2010_devkit-1.0.tar.gz cannot be read" in refused(tmp_path).message
 
 
 def test_a_class_that_is_not_of_2012(pictures: Originals, tmp_path: Path) -> None:

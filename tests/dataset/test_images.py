@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from alexnet_cli.dataset import images
+from alexnet_cli.dataset.fingerprint import fingerprint
 from alexnet_cli.dataset.images import (
     PictureError,
     decode,
@@ -405,7 +406,7 @@ def test_encoding_is_the_accurate_one_and_half_colour() -> None:
 
 
 def test_fingerprint_is_stable_and_sees_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = images.fingerprint()
-    assert first == images.fingerprint()
+    first = fingerprint()
+    assert first == fingerprint()
     monkeypatch.setattr(images, "FILTER", "bicubic")
-    assert images.fingerprint() != first
+    assert fingerprint() != first

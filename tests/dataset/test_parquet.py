@@ -111,6 +111,14 @@ def test_large_groups_are_told(pictures: Originals, tmp_path: Path, monkeypatch:
     assert "row group" in open_source(str(tmp_path)).notes[-1]
 
 
+def test_with_a_spool_each_group_is_read_once(pictures: Originals, tmp_path: Path) -> None:
+    write_hub(tmp_path / "hub", pictures)
+    parquet.row_group.cache_clear()
+    listing = open_source(str(tmp_path / "hub"))
+    [*prepare(listing, tmp_path / "out", spool=tmp_path / "disk")]
+    assert parquet.row_group.cache_info().misses == 3 + 2 + 2  # of 7, 5 and 6 pictures, three in each
+
+
 @pytest.mark.parametrize(
     "columns,message",
     [

@@ -17,7 +17,7 @@ import torch
 import webdataset
 from PIL import Image
 
-from alexnet_cli.dataset import preparation, shards, space
+from alexnet_cli.dataset import directory, preparation, shards, space
 from alexnet_cli.dataset import ranks as meeting
 from alexnet_cli.dataset.demo import SHAPES, draw_demo
 from alexnet_cli.dataset.images import load_square
@@ -332,6 +332,28 @@ def test_a_kill_while_tidying_up_is_mended(folders: Path, dataset: Dataset, tmp_
     assert "holds a finished dataset" in refused(folders, out).message
 
 
+@pytest.mark.parametrize("harm", ["tar gone", "tar short", "sidecar empty", "sidecar short"])
+def test_a_shard_that_is_not_whole_is_written_anew(
+    folders: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    monkeypatch.setattr(shards, "PICTURES_PER_SHARD", 7)
+    out = tmp_path / "out"
+    steps = prepare(open_source(str(folders)), out)
+    while next(steps).done < 20:
+        pass
+    steps.close()
+    tar, sidecar = out / "train-000001.tar", out / ".unfinished" / "train-000001.npz"
+    if harm == "tar gone":
+        tar.unlink()
+    else:
+        path = tar if harm == "tar short" else sidecar
+        path.write_bytes(b"" if harm == "sidecar empty" else path.read_bytes()[: path.stat().st_size // 2])
+    first = next(steps := prepare(open_source(str(folders)), out))
+    assert first.kept == 7 and not sidecar.exists()
+    assert [*steps][-1].done == 36
+    assert contents(out) == contents(dataset.root)
+
+
 def test_an_overwriting_that_is_killed_leaves_no_shard_that_looks_finished(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +362,7 @@ def test_an_overwriting_that_is_killed_leaves_no_shard_that_looks_finished(
     while next(steps).done < 20:
         pass
     steps.close()
-    names = [path.name for path in preparation.parts(tmp_path / "out")]
+    names = [path.name for path in directory.parts(tmp_path / "out")]
     tars = [names.index(name) for name in names if name.endswith(".tar")]
     sidecars = [names.index(name) for name in names if name.endswith(".npz")]
     assert max(sidecars) < min(tars) and names[-1] == "plan.json"

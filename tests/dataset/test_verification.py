@@ -13,9 +13,10 @@ import pytest
 from alexnet_cli.dataset import shards
 from alexnet_cli.dataset.manifest import INDEX_DTYPE
 from alexnet_cli.dataset.preparation import Options, prepare
+from alexnet_cli.dataset.rereading import Finding
 from alexnet_cli.dataset.sources.recognise import open_source
 from alexnet_cli.dataset.treatment import Treatment
-from alexnet_cli.dataset.verification import Finding, check_balance, verify
+from alexnet_cli.dataset.verification import check_balance, verify
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import sha256
 

@@ -156,8 +156,14 @@ def test_a_signal_stops_a_run_whose_decoder_hangs(tmp_path: Path, number: signal
     time.sleep(0.3)
     started = time.monotonic()
     (os.killpg if number == signal.SIGINT else os.kill)(run.process.pid, number)
+    assert run.process.stderr
+    heard = ""
+    while "stopped by" not in heard and (line := run.process.stderr.readline()):
+        heard += line
+    assert time.monotonic() - started < 2
     code, said, complaint = run.end()
-    assert time.monotonic() - started < 5  # two on an idle machine, half of it to leave Python
+    complaint = heard + complaint
+    assert time.monotonic() - started < 5  # what is over, libraries take to leave a busy machine
     assert code == 128 + number and said == "" and "Traceback" not in complaint
     assert f"stopped by {number.name}: 2 of 3 shards are finished and kept" in complaint
     wait_for(lambda: not left(run.process.pid), 5)

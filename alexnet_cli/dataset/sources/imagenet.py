@@ -14,14 +14,20 @@ import numpy as np
 from alexnet_cli import imagenet
 from alexnet_cli.dataset.sources.classtars import Found
 from alexnet_cli.dataset.sources.devkit import Devkit, find_devkit
-from alexnet_cli.dataset.sources.listing import Listing, Pictures, Span
+from alexnet_cli.dataset.sources.listing import Listing, Pictures
+from alexnet_cli.dataset.sources.patch import find_patch, patch_note, patched
 from alexnet_cli.dataset.sources.places import CSV, find_split, find_train, listed, named_year
+from alexnet_cli.dataset.sources.records import Span
 from alexnet_cli.dataset.sources.wnidfolders import read_words
 from alexnet_cli.errors import AlexNetError
 
 FLAT = re.compile(r"ILSVRC20\d\d_(?:val|test)_(\d{8})")
 CLASSES = 1000
 TRAIN = "put ILSVRC2012_img_train.tar there, the class archives n….tar, or the folders train/n…/"
+
+
+Kit = Devkit | AlexNetError | None
+"""The development kit, or what is wrong with the one that is there."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,11 @@ def list_imagenet(root: Path) -> Listing | None:
     edition = edition_of(year, train)
     if edition is None:
         return None
-    kit = find_devkit(root, edition.year) if edition.year else None
+    kit = usable_kit(root, edition) if edition.year else None
     check_classes(root, edition, train, kit)
     notes: list[str] = []
+    patch = find_patch(root) if edition.year == 2010 else None
+    train = patched(train, patch)
     splits, hows = {"train": Pictures(train.store, rows(train), train.classes)}, {"train": train.how}
     ignored = [*train.ignored]
     for split in ("val", "test"):
@@ -57,9 +65,14 @@ def list_imagenet(root: Path) -> Listing | None:
         if found is None:
             continue
         ignored += found.ignored
+        found = patched(found, patch)
         pictures = labelled(root, edition, split, found, train, kit, notes)
         if pictures:
             splits[split], hows[split] = pictures, found.how
+    if edition.year == 2010:
+        notes.append(patch_note(patch, splits))
+    if isinstance(kit, AlexNetError):
+        notes.append(f"the development kit is left aside, for it is not needed: {kit.message}")
     empty = sorted(set(range(len(train.wnids))) - set(np.unique(train.classes).tolist()))
     if empty:
         notes.append(f"classes without training pictures: {listed([train.wnids[label] for label in empty])}")
@@ -87,12 +100,22 @@ def edition_of(year: int, train: Found) -> Edition | None:
     return Edition(f"ImageNet {release}".strip(), 0)
 
 
-def check_classes(root: Path, edition: Edition, train: Found, kit: Devkit | None) -> None:
-    """Compare the classes of the training pictures with those of the kit and, for 2012, with our own table."""
+def usable_kit(root: Path, edition: Edition) -> Kit:
+    """Open the kit; what is wrong with it is an error only where it turns out to be needed."""
+    try:
+        kit = find_devkit(root, edition.year)
+    except AlexNetError as error:
+        return error
     table = imagenet.classes().keys() if edition.year == 2012 else None
     if kit and table and (unknown := sorted(set(kit.wnids.values()) - table)):
-        raise AlexNetError(f"{kit.name} has {listed(unknown)}, no class of {edition.name}", "is the kit altered?")
-    known = table or (kit and kit.wnids.values())
+        return AlexNetError(f"{kit.name} has {listed(unknown)}, no class of {edition.name}", "is the kit altered?")
+    return kit
+
+
+def check_classes(root: Path, edition: Edition, train: Found, kit: Kit) -> None:
+    """Compare the classes of the training pictures with those of our own table for 2012, or else of the kit."""
+    table = imagenet.classes().keys() if edition.year == 2012 else None
+    known = table or (kit.wnids.values() if isinstance(kit, Devkit) else None)
     if known and (unknown := sorted(set(train.wnids) - set(known))):
         raise AlexNetError(
             f"{root}: {listed(unknown)} is no class of {edition.name}",
@@ -103,7 +126,7 @@ def check_classes(root: Path, edition: Edition, train: Found, kit: Devkit | None
 
 
 def labelled(
-    root: Path, edition: Edition, split: str, found: Found, train: Found, kit: Devkit | None, notes: list[str]
+    root: Path, edition: Edition, split: str, found: Found, train: Found, kit: Kit, notes: list[str]
 ) -> Pictures | None:
     """Number the classes of val or test as train does; None when test has no labels."""
     numbers = {wnid: number for number, wnid in enumerate(train.wnids)}
@@ -127,11 +150,10 @@ def labelled(
     return Pictures(found.store, rows(found)[known], labels[known].astype(np.uint32)) if len(known) else None
 
 
-def flat_labels(root: Path, edition: Edition, split: str, found: Found, kit: Devkit | None) -> list[str] | None:
+def flat_labels(root: Path, edition: Edition, split: str, found: Found, kit: Kit) -> list[str] | None:
     """Give the WNID of each flat picture; None for a test set, whose labels need not be known."""
     stems = found.stems()
-    truth = kit.labels(split) if kit else None
-    if kit and truth:
+    if isinstance(kit, Devkit) and (truth := kit.labels(split)):
         return by_number(kit.name, split, stems, truth)
     csv = next((path for base in (root, *root.absolute().parents[:3]) if (path := base / CSV).is_file()), None)
     if split == "val" and csv:
@@ -140,6 +162,8 @@ def flat_labels(root: Path, edition: Edition, split: str, found: Found, kit: Dev
         if unknown:
             raise AlexNetError(f"{csv} has no label for {listed(unknown)}", "download it again")
         return [solution[stem] for stem in stems]
+    if isinstance(kit, AlexNetError) and (split == "val" or edition.year == 2010):
+        raise kit
     if split == "test":
         return None
     archive = "ILSVRC2010_devkit-1.0.tar.gz" if edition.year == 2010 else "ILSVRC2012_devkit_t12.tar.gz"
@@ -167,11 +191,11 @@ def test_hint(edition: Edition) -> str:
     return " (put ILSVRC2010_test_ground_truth.txt there)" if edition.year == 2010 else ""
 
 
-def words(root: Path, edition: Edition, kit: Devkit | None) -> dict[str, str]:
+def words(root: Path, edition: Edition, kit: Kit) -> dict[str, str]:
     """Give the words of WNIDs: from our own table, the kit, or a words.txt beside the pictures."""
     if edition.year == 2012:
         return imagenet.classes()
-    if kit:
+    if isinstance(kit, Devkit):
         return {wnid: kit.words[number] for number, wnid in kit.wnids.items()}
     return dict(read_words(root / "words.txt", "\t")) if (root / "words.txt").is_file() else {}
 

@@ -3,10 +3,7 @@
 A listing is columns (labels, sizes, names), not objects: a `Record` is made only for the shard at work.
 """
 
-import errno
 import hashlib
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,76 +12,20 @@ from typing import Protocol
 import numpy as np
 
 from alexnet_cli.dataset.archives import Columns, Names
+from alexnet_cli.dataset.sources.records import Record, Span
 from alexnet_cli.imagenet import WNID
-
-SPAN_LIMIT = 1 << 30
-OPEN_FILES = 16  # archives that a thread keeps open
-
-
-class Lazy(Protocol):
-    """Bytes that are somewhere inside a file."""
-
-    def read(self) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Span:
-    """A picture inside an archive: `size` bytes from `offset`. Reading raises OSError."""
-
-    path: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        if self.size > SPAN_LIMIT:
-            raise OSError(errno.EFBIG, f"a picture of {self.size} bytes")
-        data = os.pread(descriptor(self.path), self.size, self.offset)
-        if len(data) != self.size:
-            raise OSError(errno.EIO, "the archive has become shorter")
-        return data
-
-
-class Opened(threading.local):
-    """The archives that this thread keeps open; a picture is one read then, and no search for a file."""
-
-    def __init__(self) -> None:
-        self.descriptors: dict[Path, int] = {}
-
-
-OPENED = Opened()
-
-
-def descriptor(path: Path) -> int:
-    known = OPENED.descriptors
-    if path not in known:
-        if len(known) >= OPEN_FILES:
-            os.close(known.pop(next(iter(known))))
-        known[path] = os.open(path, os.O_RDONLY)
-    return known[path]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One picture on its way to a worker: the name that is shown, its label, and its bytes or pixels.
-
-    `content` is a file, a part of one, or decoded uint8 pixels that are (H, W) grey or (H, W, 3) RGB.
-    """
-
-    name: str
-    stem: str
-    label: int
-    content: Path | Lazy | np.ndarray
-
-    def read(self) -> bytes | np.ndarray:
-        if isinstance(self.content, np.ndarray):
-            return self.content
-        return self.content.read_bytes() if isinstance(self.content, Path) else self.content.read()
 
 
 class Store(Protocol):
     """Where the pictures of a split are, by row."""
 
     def record(self, row: int, label: int) -> Record: ...
+
+    def order(self, rows: np.ndarray, /) -> np.ndarray:
+        """Give the positions in `rows` in the order in which they are best read."""
+
+    def weight(self, rows: np.ndarray, /) -> int:
+        """Give the bytes that their files have together; 0 of what is in memory."""
 
     def digest(self) -> str:
         """Digest what lies there, but not where."""
@@ -102,6 +43,12 @@ class Files:
         name = self.names[row]
         return Record(name, Path(name).stem, label, self.root / name)
 
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        return np.argsort(rows, kind="stable")
+
+    def weight(self, rows: np.ndarray) -> int:
+        return int(self.sizes[rows].sum())
+
     def digest(self) -> str:
         digest = hashlib.sha256(self.sizes.tobytes())
         for row in range(len(self.names)):
@@ -118,6 +65,12 @@ class Arrays:
 
     def record(self, row: int, label: int) -> Record:
         return Record(f"{self.name}[{row}]", "", label, self.pixels[row])
+
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        return np.argsort(rows, kind="stable")
+
+    def weight(self, _: np.ndarray) -> int:
+        return 0
 
     def digest(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
@@ -145,6 +98,13 @@ class Members:
         span = Span(path, self.members.offsets[row], self.members.sizes[row])
         shown = f"{self.tars[tar]}/{name}" if self.tars[tar] else name
         return Record(shown, Path(name).stem, label, span)
+
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        archives = self.archive[np.searchsorted(self.ends, rows, side="right")]
+        return np.lexsort((np.asarray(self.members.offsets)[rows], archives))
+
+    def weight(self, rows: np.ndarray) -> int:
+        return int(np.asarray(self.members.sizes)[rows].sum())
 
     def digest(self) -> str:
         digest = hashlib.sha256(self.members.sizes)

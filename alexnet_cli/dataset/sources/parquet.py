@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_cli.dataset.archives import Names
-from alexnet_cli.dataset.sources.listing import Listing, Pictures, Record
+from alexnet_cli.dataset.sources.listing import Listing, Pictures
+from alexnet_cli.dataset.sources.records import Place, Record
 from alexnet_cli.dataset.sources.splitfiles import names_of_numbers, split_files
 from alexnet_cli.errors import AlexNetError
 
@@ -24,7 +25,7 @@ PICTURES = ("image", "img", "jpg", "picture", "pixel_values")
 LABELS = ("label", "labels", "cls", "class", "fine_label")
 UNLABELLED = np.iinfo(np.uint32).max  # the hub marks unlabelled test pictures with -1
 GROUPS = 2  # row groups that a process keeps
-LARGE_GROUP = 1 << 24  # bytes; training pictures are read in random order, each with its whole group
+LARGE_GROUP = 1 << 22  # bytes; training pictures are read in random order, each with its whole group
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Cell:
     group: int
     row: int
     column: str
+
+    @property
+    def place(self) -> Place:
+        return str(self.path), self.group
+
+    def expect(self) -> None:
+        """Leave it: the system would have to be told of its whole row group."""
 
     def read(self) -> bytes:
         import pyarrow
@@ -81,6 +89,12 @@ class Groups:
         cell = Cell(self.root / file, int(self.number[group]), inside, self.columns[place])
         return Record(f"{file}[{row}] {self.names[row]}".rstrip(), Path(self.names[row]).stem, label, cell)
 
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        return np.argsort(rows, kind="stable")
+
+    def weight(self, rows: np.ndarray) -> int:
+        return sum(self.sizes) * len(rows) // max(1, len(self.names))
+
     def digest(self) -> str:
         said = json.dumps([*self.files, *self.columns, *self.sizes])
         digest = hashlib.sha256(said.encode() + self.ends.tobytes())
@@ -110,7 +124,10 @@ def list_parquet(root: Path, names: Sequence[str] | None = None) -> Listing | No
     if "train" not in splits:
         raise AlexNetError(f"{root} has Parquet files but no training pictures", "they are named train-….parquet")
     if (size := group_bytes(files["train"][0])) > LARGE_GROUP:
-        notes.append(f"each training picture is read with its row group of {size >> 20} MiB, which takes time")
+        notes.append(
+            f"each training picture is read with its row group of {size >> 20} MiB; "
+            "with --spool DIR each group is read once"
+        )
     highest = [int(pictures.labels.max()) for pictures in splits.values()]
     classes, ids = names_of_numbers(highest, names or names_in(files["train"][0]), root)
     return Listing("Parquet files", classes, splits, ids=ids, notes=tuple(notes))
