@@ -26,6 +26,8 @@ from alexnet_cli.recipes import Recipe
 FORMAT = 1
 
 Precision = Literal["fp32", "bf16"]
+Layout = Literal["contiguous", "after-conv1", "channels-last"]
+"""How a network's maps lie in memory: see network/layout.py."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Machine:
     ranks: int = 1
     threads: int = 1
     """Arithmetic threads of each rank on a CPU."""
+    layout: Layout = "contiguous"
 
 
 @dataclass(frozen=True)

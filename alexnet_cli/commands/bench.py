@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from alexnet_cli import console
-from alexnet_cli.options import Json
+from alexnet_cli import console, paper
+from alexnet_cli.options import Device, Json
+from alexnet_cli.runs import Precision
 
 app = typer.Typer(
     name="bench",
@@ -16,10 +17,13 @@ app = typer.Typer(
     help="Measure the parts on this machine, next to the plain ways of doing the same work.",
 )
 
-
-@app.callback()
-def bench() -> None:
-    pass  # with a callback a single command keeps its name
+Batch = Annotated[int, typer.Option(min=1, help="Pictures at once.")]
+Width = Annotated[float, typer.Option(min=0.01, max=1, help="Of each layer, beside the paper's.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Of which the median counts, after one to warm up.")]
+Only = Annotated[
+    Precision | None, typer.Option("--precision", help="This one alone, not both.", show_default=False)
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compiled as well: needs a C++ compiler, and minutes.")]
 
 
 @app.command()
@@ -57,3 +61,82 @@ def _whole(pictures: Path, as_json: bool) -> None:
         return
     cells = [(row.workers, f"{row.rate:.0f}", f"{row.times:.2f}×") for row in found]
     console.table("Preparing, to disk", ("workers", "pictures/s", "one worker's"), cells, right=(0, 1, 2))
+
+
+@app.command()
+def lrn(
+    batch: Batch = paper.BATCH_SIZE,
+    width: Width = 1.0,
+    rounds: Rounds = 5,
+    precision: Only = None,
+    compiled: Compile = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """The first layer's response normalization, forward and backward, beside torch's.
+
+    Example: alexnet bench lrn --precision fp32
+    """
+    from alexnet_cli.bench.lrn import OURS, rows
+
+    found = rows(*_subject(device, batch, width, rounds, precision, compiled))
+    if as_json:
+        console.result_json([asdict(row) for row in found])
+        return
+    cells = [
+        (row.precision, row.layout, row.way, f"{row.ms:.1f}", f"{row.faster:.2f}×", f"{row.over_bytes:.2f}×")
+        for row in found
+    ]
+    columns = ("", "layout", "way", "ms", "faster", "of bytes")
+    console.table(f"Response normalization, batch {batch}", columns, cells, right=(3, 4, 5))
+    console.note(_best(min(found, key=lambda row: (OURS not in row.way, row.ms))))
+
+
+@app.command()
+def step(
+    batch: Batch = paper.BATCH_SIZE,
+    width: Width = 1.0,
+    rounds: Rounds = 3,
+    precision: Only = None,
+    compiled: Compile = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """A training step of the paper's net, beside the plain way, no normalization and a matrix product.
+
+    Takes some minutes. Example: alexnet bench step --batch 32 --precision bf16
+    """
+    from alexnet_cli.bench.step import OURS, rows
+
+    found = rows(*_subject(device, batch, width, rounds, precision, compiled))
+    if as_json:
+        console.result_json([asdict(row) for row in found])
+        return
+    cells = [
+        (
+            row.precision, row.layout, row.way, f"{row.rate:.1f}", f"{row.faster:.2f}×", f"{row.over_none:.2f}",
+            f"{row.over_roof:.2f}",
+        )
+        for row in found
+    ]  # fmt: skip
+    columns = ("", "layout", "way", "pictures/s", "faster", "no LRN", "roof")
+    console.table(f"A training step, batch {batch}", columns, cells, right=(3, 4, 5, 6))
+    console.note(_best(max(found, key=lambda row: (OURS in row.way, row.rate))))
+
+
+def _subject(
+    device: str | None, batch: int, width: float, rounds: int, precision: Precision | None, compiled: bool
+) -> tuple[Any, int, float, int, list[Precision], bool]:
+    from alexnet_cli.bench.timing import check_compiler
+    from alexnet_cli.engine import launch
+
+    place = launch.device(device)
+    if compiled:
+        check_compiler(place)
+    console.note(f"on {place.type}")
+    precisions: list[Precision] = [precision] if precision else ["fp32", "bf16"]
+    return place, batch, width, rounds, precisions, compiled
+
+
+def _best(row: Any) -> str:
+    return f"fastest here: {row.way}, {row.precision}, {row.layout}"

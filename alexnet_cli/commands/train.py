@@ -96,7 +96,7 @@ def show(events: Iterator["Event"], where: str) -> "Ended":
                 console.note(event.text)
             elif isinstance(event, Started):
                 begun = f", from step {event.position.steps:,}" if event.position.steps else ""
-                console.note(f"training {event.run} on {where}{begun}")
+                console.note(f"training {event.run} on {where}, maps {event.layout}{begun}")
                 bar = shown.enter_context(console.progress("training", event.steps, "steps"))
                 bar.update(event.position.steps)
                 speed, started = _Speed(event), event

@@ -37,7 +37,8 @@ from alexnet_cli.loading.augmentation import Colours, patches_for
 from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead
 from alexnet_cli.loading.plan import Plan
 from alexnet_cli.network.alexnet import AlexNet, initialise
-from alexnet_cli.runs import Run, tidy
+from alexnet_cli.network.layout import lay_out
+from alexnet_cli.runs import Layout, Run, tidy
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Started:
     steps: int
     """Where this call ends at the latest, counted over the whole run."""
     max_seconds: float | None
+    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
         steps = min(plan.steps * recipe.schedule.epochs, limits.max_steps or sys.maxsize)
         if session.problem:
             yield Note(session.problem)
-        yield Started(run.root, session.position, steps, limits.max_seconds)
+        yield Started(run.root, session.position, steps, limits.max_seconds, run.config.machine.layout)
         with closing(ahead(build, places, threads)) as batches:
             while True:
                 if session.validation_due(every):
@@ -184,6 +186,7 @@ class _Session:
             self.position, self.subject = saved.position, saved.subject
             self.model, self.velocity = checkpoints.model_of(saved, torch.device("cpu")), saved.velocity
         self.model.to(ranks.device)
+        lay_out(self.model, run.config.machine.layout)
         self.velocity = {name: v.to(ranks.device) for name, v in self.velocity.items()}
         self.subject = replace(self.subject, colours=self.subject.colours.on(ranks.device))
         self._started = self._saved = time.monotonic()

@@ -15,6 +15,7 @@ from alexnet_cli.engine.checkpoint import Checkpoint, Subject, model_of
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.augmentation import Patches, cut, evaluation_views, patches_for
 from alexnet_cli.network.alexnet import AlexNet
+from alexnet_cli.network.layout import lay_out, usual_layout
 from alexnet_cli.runs import Precision
 
 Classifier = Callable[[Tensor], Tensor]
@@ -50,6 +51,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 def classifier(checkpoint: Checkpoint, crops: int, device: torch.device) -> NetworkClassifier:
     model = model_of(checkpoint, device)
+    lay_out(model, usual_layout(device.type))
     patches = patches_for(checkpoint.recipe, checkpoint.subject.colours.mean.to(device))
     return NetworkClassifier(model, patches, crops, device)
 

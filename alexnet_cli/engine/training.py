@@ -22,6 +22,7 @@ from alexnet_cli.engine.signals import Stop
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.loader import threads
 from alexnet_cli.machine import keep_freed_memory
+from alexnet_cli.network.layout import usual_layout
 from alexnet_cli.recipes import Recipe
 from alexnet_cli.runs import Config, Machine, Precision, Run
 
@@ -56,14 +57,16 @@ def config(
         raise AlexNetError(f"--eval-every {eval_every}: not a number of epochs", "give a number above 0")
     if "train" not in dataset.splits:
         raise AlexNetError(f"the dataset in {dataset.root} has no training pictures", "prepare one that has")
-    machine = Machine(place.device, place.ranks, threads_per_rank(place.ranks))
-    return Config(recipe, dataset.fingerprint, seed, eval_every, precision, machine)  # type: ignore[arg-type]
+    return Config(recipe, dataset.fingerprint, seed, eval_every, precision, _machine(place))  # type: ignore[arg-type]
 
 
 def config_of(run: Path, dataset: Dataset, place: Placement) -> Config:
     """What a run was started with, here and on this dataset."""
-    machine = Machine(place.device, place.ranks, threads_per_rank(place.ranks))
-    return replace(run_directories.open_run(run).config, dataset=dataset.fingerprint, machine=machine)
+    return replace(run_directories.open_run(run).config, dataset=dataset.fingerprint, machine=_machine(place))
+
+
+def _machine(place: Placement) -> Machine:
+    return Machine(place.device, place.ranks, threads_per_rank(place.ranks), usual_layout(place.device))
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,14 @@ class Job:
         keep_freed_memory()
         here, before = self.config.machine, run.config.machine
         if (here.device, here.ranks) == (before.device, before.ranks):
-            torch.set_num_threads(before.threads)
+            here = before
         else:
-            torch.set_num_threads(here.threads)
+            run = replace(run, config=replace(run.config, machine=here))
             yield Note(
                 f"the run began on {before.ranks} × {before.device} and goes on with "
                 f"{here.ranks} × {here.device}: equal to rounding, not bit for bit"
             )
+        torch.set_num_threads(here.threads)
         if dataset.treatment.geometry == "warp":
             yield Note("the pictures are warped to squares, as in Caffe's tutorial; the paper cuts out the middle")
         with run_directories.locked(run, ranks.rank == 0), Stop() as stop:

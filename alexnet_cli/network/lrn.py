@@ -5,14 +5,17 @@
 α multiplies the *sum*, as printed in the paper; `torch.nn.LocalResponseNorm` divides its alpha by `size` first.
 `towers` cuts the maps into independent groups: the 2012 net normalised each GPU's half on its own.
 
-The work goes over a few pictures at a time, in buffers that stay in the cache, and the backward pass computes
-the denominator again rather than keep it: moving these maps through memory costs more than the arithmetic.
+The backward pass computes the denominator again rather than keep it: moving these maps through memory costs
+more than the arithmetic. For the same reason the work on the CPU goes over a few pictures at a time, in buffers
+that stay in the cache (`_Workspace`). Elsewhere, and for `torch.compile`, the plain formulas are best.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # Elements worked on at once on the CPU: about two of the paper's conv1 outputs, 2 MB of float32.
 CHUNK_ELEMENTS = 1 << 19
@@ -23,10 +26,12 @@ class LocalResponseNorm(nn.Module):
 
     def __init__(self, size: int, alpha: float, beta: float, k: float, towers: int = 1) -> None:
         super().__init__()
+        if size % 2 == 0:
+            raise ValueError("the window is a map and as many on either side, so its size is odd")
         self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = _LocalResponseNorm.apply(x, self.size, self.alpha, self.beta, self.k, self.towers)
+        result: Tensor = _LocalResponseNorm.apply(x, self)
         return result
 
     def extra_repr(self) -> str:
@@ -35,42 +40,55 @@ class LocalResponseNorm(nn.Module):
 
 class _LocalResponseNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> Tensor:
-        x = x.contiguous()
+    def forward(ctx: Any, x: Tensor, norm: LocalResponseNorm) -> Tensor:
+        x = x.contiguous(memory_format=_memory_format(x))
         ctx.save_for_backward(x)
-        ctx.constants = size, alpha, beta, k, towers
+        ctx.norm = norm
+        if _by_formula(x):
+            return _forward(x, norm)
         y = torch.empty_like(x)
-        for maps, out in zip(_chunks(x, towers), _chunks(y, towers), strict=True):
-            maps = _in_full_precision(maps)
-            power, _ = _power(maps, size, alpha, beta, k)
-            out.copy_(power.mul_(maps))
+        work = None
+        for maps, out in zip(_pieces(x, norm.towers), _pieces(y, norm.towers), strict=True):
+            work = _workspace(work, maps, norm)
+            work.forward(_in_full_precision(maps), out)
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        size, alpha, beta, k, towers = ctx.constants
-        gradient = gradients[0].contiguous()
+        norm, gradient = ctx.norm, gradients[0].contiguous(memory_format=_memory_format(x))
+        if _by_formula(x):
+            return _backward(x, gradient, norm), None
         result = torch.empty_like(x)
-        pieces = zip(_chunks(x, towers), _chunks(gradient, towers), _chunks(result, towers), strict=True)
-        for maps, grad, out in pieces:
-            maps, grad = _in_full_precision(maps), _in_full_precision(grad)
-            power, denominator = _power(maps, size, alpha, beta, k)
-            # dL/dx_i = g_i s_i^-β − 2αβ x_i · Σ_j g_j x_j s_j^(-β-1): the window is symmetric.
-            direct = power.mul_(grad)
-            through = torch.mul(direct, maps).div_(denominator)
-            around = _window_sum(through, size).mul_(maps)
-            out.copy_(direct.sub_(around, alpha=2 * alpha * beta))
-        return result, None, None, None, None, None
+        work = None
+        for maps, grad, out in zip(*(_pieces(t, norm.towers) for t in (x, gradient, result)), strict=True):
+            work = _workspace(work, maps, norm)
+            work.backward(_in_full_precision(maps), grad, out)
+        return result, None
 
 
-def _chunks(x: Tensor, towers: int) -> list[Tensor]:
-    """Views of x (B, C, H, W) as (b, towers, C/towers, H·W): all of it at once unless it is on the CPU."""
+def _by_formula(x: Tensor) -> bool:
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """The one x is in, if it is in one."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _maps(x: Tensor, towers: int) -> Tensor:
+    """A view of x as (rows, towers, maps, pixels): a row is a picture, in channels_last a pixel of a picture."""
     batch, channels, height, width = x.shape
-    maps = x.view(batch, towers, channels // towers, height * width)
-    if x.device.type != "cpu":
-        return [maps]
-    return list(torch.split(maps, max(1, round(CHUNK_ELEMENTS / maps[0].numel()))))
+    if _memory_format(x) == torch.channels_last:
+        return x.permute(0, 2, 3, 1).view(batch * height * width, towers, channels // towers, 1)
+    return x.view(batch, towers, channels // towers, height * width)
+
+
+def _pieces(x: Tensor, towers: int) -> tuple[Tensor, ...]:
+    maps = _maps(x, towers)
+    return torch.split(maps, max(1, round(CHUNK_ELEMENTS / max(1, maps[:1].numel()))))
 
 
 def _in_full_precision(x: Tensor) -> Tensor:
@@ -78,19 +96,103 @@ def _in_full_precision(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _window_sum(x: Tensor, size: int) -> Tensor:
-    """For each map, the sum over it and its neighbours in the window; x is (b, towers, maps, pixels)."""
-    total = x.clone()
-    for shift in range(1, size // 2 + 1):
-        total[:, :, shift:].add_(x[:, :, :-shift])
-        total[:, :, :-shift].add_(x[:, :, shift:])
+class _Workspace:
+    """Buffers to normalise pieces of one shape in, and the arithmetic over them.
+
+    A buffer holds the piece's maps in one line with a gap of size//2 maps before each tower and after the last.
+    What lies in the gaps adds nothing to a window, so the window sums of all maps are sums of the whole line
+    and itself shifted, whatever the memory format.
+    """
+
+    def __init__(self, piece: Tensor, norm: LocalResponseNorm) -> None:
+        self.norm, self.shape, gap = norm, piece.shape, norm.size // 2
+        rows, towers, maps, self.step = piece.shape
+        self.padded = torch.Size((rows, towers, gap + maps, self.step))
+        self.gap, self.sums = gap * self.step, self.padded.numel() - gap * self.step
+        length, dtype = self.padded.numel() + self.gap, torch.promote_types(piece.dtype, torch.float32)
+        # Each square brings its share of k along, so that a window sums to the whole denominator.
+        self.share = torch.tensor(norm.k / norm.size, dtype=dtype)
+        self.squares = torch.full((length,), norm.k / norm.size, dtype=dtype)
+        self.products = torch.zeros(length, dtype=dtype)
+        self.spare = [torch.empty(length, dtype=dtype) for _ in range(3)]
+
+    def forward(self, maps: Tensor, out: Tensor) -> None:
+        _, power, _ = self._power(maps)
+        torch.mul(self._maps(power), maps, out=out)
+
+    def backward(self, maps: Tensor, gradient: Tensor, out: Tensor) -> None:
+        """dL/dx_i = g_i s_i^-β − 2αβ x_i · Σ_j g_j x_j s_j^(-β-1): the window is symmetric."""
+        denominator, power, free = self._power(maps)
+        direct = self._maps(power).mul_(gradient)
+        torch.mul(direct, maps, out=self._maps(self.products[self.gap :])).div_(self._maps(denominator))
+        around = self._window_sum(self.products, denominator, free)
+        torch.addcmul(direct, self._maps(around), maps, value=-2 * self.norm.alpha * self.norm.beta, out=out)
+
+    def _power(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The denominator s, the factor s^-β, and a line that is free."""
+        squares = self._maps(self.squares[self.gap :])
+        torch.addcmul(self.share, maps, maps, value=self.norm.alpha, out=squares)
+        first, second, third = self.spare
+        denominator = self._window_sum(self.squares, first, second)
+        power = second if denominator is first else first
+        s, factor = denominator[: self.sums], power[: self.sums]
+        if self.norm.beta == 0.75:  # the paper's
+            torch.rsqrt(s, out=factor).rsqrt_().div_(s)
+        else:
+            torch.pow(s, -self.norm.beta, out=factor)
+        return denominator, power, third
+
+    def _window_sum(self, line: Tensor, to: Tensor, other: Tensor) -> Tensor:
+        """At each place of a line the sum of the `size` maps from there on: a map's window starts a gap before it.
+
+        It doubles: five maps are twice (twice one) and one. The result is in `to`, in `other` or the line itself.
+        """
+        total, width = line, 1
+        for digit in f"{self.norm.size:b}"[1:]:
+            for summand, more in ((total, width), (line, 1))[: 1 + int(digit)]:
+                shift, length = width * self.step, len(line) - (width + more - 1) * self.step
+                torch.add(total[:length], summand[shift : shift + length], out=to[:length])
+                total, to, other, width = to, other, to, width + more
+        return total
+
+    def _maps(self, line: Tensor) -> Tensor:
+        """The maps of a line that starts with the first of them, without the gaps, in the piece's shape."""
+        return line[: self.padded.numel()].view(self.padded)[:, :, : self.shape[2]]
+
+
+def _workspace(last: _Workspace | None, piece: Tensor, norm: LocalResponseNorm) -> _Workspace:
+    """The last piece's, unless this one has another shape."""
+    return last if last is not None and last.shape == piece.shape else _Workspace(piece, norm)
+
+
+def _forward(x: Tensor, norm: LocalResponseNorm) -> Tensor:
+    maps = _by_tower(x, norm)
+    return (maps * _factor(_denominator(maps, norm), norm)).flatten(1, 2).to(x.dtype)
+
+
+def _backward(x: Tensor, gradient: Tensor, norm: LocalResponseNorm) -> Tensor:
+    maps = _by_tower(x, norm)
+    denominator = _denominator(maps, norm)
+    direct = _by_tower(gradient, norm) * _factor(denominator, norm)
+    around = _window_sum(direct * maps / denominator, norm.size)
+    return (direct - 2 * norm.alpha * norm.beta * maps * around).flatten(1, 2).to(x.dtype)
+
+
+def _by_tower(x: Tensor, norm: LocalResponseNorm) -> Tensor:
+    return _in_full_precision(torch.unflatten(x, 1, (norm.towers, -1)))
+
+
+def _denominator(maps: Tensor, norm: LocalResponseNorm) -> Tensor:
+    return _window_sum(maps.square(), norm.size) * norm.alpha + norm.k
+
+
+def _factor(s: Tensor, norm: LocalResponseNorm) -> Tensor:
+    return s.rsqrt().rsqrt() / s if norm.beta == 0.75 else s.pow(-norm.beta)
+
+
+def _window_sum(maps: Tensor, size: int) -> Tensor:
+    padded = F.pad(maps, (0, 0, 0, 0, size // 2, size // 2))
+    total = padded[:, :, : maps.shape[2]]
+    for shift in range(1, size):
+        total = total + padded[:, :, shift : shift + maps.shape[2]]
     return total
-
-
-def _power(maps: Tensor, size: int, alpha: float, beta: float, k: float) -> tuple[Tensor, Tensor]:
-    """The factor s^-β and the denominator s."""
-    denominator = _window_sum(maps.square(), size).mul_(alpha).add_(k)
-    if beta == 0.75:  # the paper's; two square roots are many times quicker than a power
-        inverse = denominator.rsqrt()
-        return inverse.sqrt().mul_(inverse), denominator
-    return denominator.pow(-beta), denominator

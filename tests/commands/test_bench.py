@@ -4,9 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from alexnet_cli import paper
 from alexnet_cli.bench import prepare as measure
+from alexnet_cli.bench.step import NONE, OURS, PLAIN, STOCK, TWO, operations, variant
 from alexnet_cli.dataset import shards
+from alexnet_cli.network.alexnet import AlexNet, initialise
+from alexnet_cli.network.layout import LAYOUTS
+from alexnet_cli.recipes import chosen
+from alexnet_cli.runs import Layout
 
 
 def test_prepare_is_measured_next_to_the_plain_ways(pictures: Path, alexnet: Callable[..., Any]) -> None:
@@ -30,3 +37,53 @@ def test_the_whole_of_it_is_measured_with_one_worker_and_two(
 
 def test_a_folder_without_pictures_is_a_mistake(tmp_path: Path, alexnet: Callable[..., Any]) -> None:
     alexnet("bench", "prepare", tmp_path).failed("there are no pictures", "alexnet bench prepare")
+
+
+def test_normalization_is_measured_beside_torchs_and_its_bytes(alexnet: Callable[..., Any]) -> None:
+    small = ("bench", "lrn", "--device", "cpu", "--batch", 1, "--width", 0.05, "--rounds", 1)
+    rows = json.loads(alexnet(*small, "--json").succeeded().out)
+    assert len(rows) == 2 * 2 * 3
+    for group in (rows[n : n + 3] for n in range(0, len(rows), 3)):
+        torchs, ours, moved = group
+        assert (torchs["way"], torchs["faster"], ours["way"], moved["over_bytes"]) == ("torch", 1, "alexnet", 1)
+        assert abs(ours["faster"] * ours["ms"] / torchs["ms"] - 1) < 1e-9
+    outcome = alexnet(*small, "--precision", "fp32").succeeded()
+    assert "faster" in outcome.out and "bf16" not in outcome.out
+    assert "fastest here: alexnet, fp32" in outcome.err
+
+
+def test_a_step_is_measured_beside_the_plain_way_and_the_roof(alexnet: Callable[..., Any]) -> None:
+    small = ("bench", "step", "--device", "cpu", "--batch", 1, "--width", 0.02, "--rounds", 1)
+    rows = json.loads(alexnet(*small, "--precision", "fp32", "--json").succeeded().out)
+    assert [row["way"] for row in rows] == [PLAIN, STOCK, *["no LRN", "alexnet"] * 3, "alexnet, apart"]
+    assert {row["layout"] for row in rows} == set(LAYOUTS)
+    assert rows[0]["faster"] == 1
+    assert all(row["over_none"] == 1 for row in rows if row["way"] == "no LRN")
+    assert all(
+        row["over_roof"] > 0 and abs(row["faster"] * rows[0]["rate"] / row["rate"] - 1) < 1e-9 for row in rows
+    )
+    outcome = alexnet(*small, "--precision", "fp32").succeeded()
+    assert "roof" in outcome.out and "fastest here: alexnet" in outcome.err
+
+
+def test_the_operations_of_a_step_are_those_of_the_paper() -> None:
+    # 724,406,816 multiply-adds; conv1's 105,415,200 have no gradient for pixels (facts of the paper's net).
+    assert operations(chosen("paper", []).network) == 2 * (3 * 724_406_816 - 105_415_200)
+
+
+@pytest.mark.parametrize("way", [OURS, STOCK, NONE, TWO])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_ways_compute_the_same_but_for_normalization(way: str, layout: Layout) -> None:
+    net = chosen("paper", ["network.width=0.05"]).network
+    base = AlexNet(net, paper.CLASSES)
+    initialise(base, net, seed=1)
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 50
+    logits = variant(net, base, way, layout).eval()(pixels)
+    assert torch.allclose(logits, base.eval()(pixels), rtol=1e-4, atol=1e-4) == (way != NONE)
+
+
+def test_where_there_is_no_compiler_it_is_said(
+    alexnet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    alexnet("bench", "lrn", "--device", "cpu", "--compile").failed("no C++ compiler", "--compile")

@@ -97,7 +97,7 @@ def test_a_run_explains_itself(trained: Path, tiny: Path) -> None:
 def test_the_conversation_is_plain_lines_in_a_log(alexnet: Run, net: tuple[str, ...]) -> None:
     outcome = alexnet("train", *net, "--max-steps", 3).succeeded()
     first, validation, progress, end = outcome.err.splitlines()
-    assert first == "training runs/small-1 on the CPU"
+    assert first == "training runs/small-1 on the CPU, maps after-conv1"
     assert validation.startswith("step 3  0:0") and "top-1 50.00 %  best" in validation
     assert progress.startswith("training 100 %  3/3 steps") and end == "3 steps are done, at step 3"
     assert outcome.out == "runs/small-1: lowest validation error 50.00 %\n"

@@ -1,8 +1,12 @@
 """Response normalization: against torch's (alpha times size, a tower at a time), its gradient, its arithmetic."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet_cli.network import lrn
 from alexnet_cli.network.lrn import LocalResponseNorm
@@ -43,6 +47,40 @@ def both(x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int 
 @pytest.mark.parametrize("size", [1, 3, 5, 9])
 def test_it_is_torchs_tower_by_tower(size: int, beta: float, towers: int) -> None:
     assert max(both(maps(2, 16, 5), size, 1e-4, beta, 2.0, towers)) < 1e-13
+
+
+def by_hand(x: np.ndarray, g: np.ndarray, size: int, alpha: float, beta: float, k: float, towers: int) -> Any:
+    """The formulas, map by map: the output, and the gradient of sum(g · output)."""
+    y, gradient = np.zeros_like(x), np.zeros_like(x)
+    apart = x.shape[1] // towers
+    for i in range(x.shape[1]):
+        first = i // apart * apart
+        around = range(max(first, i - size // 2), min(first + apart, i + size // 2 + 1))
+        s = k + alpha * sum(x[:, j] ** 2 for j in around)
+        y[:, i] = x[:, i] / s**beta
+        gradient[:, i] += g[:, i] / s**beta
+        for j in around:
+            gradient[:, j] -= 2 * alpha * beta * g[:, i] * x[:, i] * s ** (-beta - 1) * x[:, j]
+    return y, gradient
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_it_is_the_formulas(
+    form: torch.memory_format, towers: int, compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Away from the CPU and compiled, it takes the other road: the plain formulas.
+    monkeypatch.setattr(lrn, "_by_formula", lambda _: compiling)
+    x, g = maps(2, 12, 5).contiguous(memory_format=form), maps(3, 12, 5)[:2]
+    given = x.clone().requires_grad_()
+    y = LocalResponseNorm(5, 1e-3, 0.75, 2.0, towers)(given)
+    y.backward(g)
+    expected = by_hand(x.numpy(), g.numpy(), 5, 1e-3, 0.75, 2.0, towers)
+    assert difference(y.detach(), torch.from_numpy(expected[0])) < 1e-14
+    assert difference(given.grad, torch.from_numpy(expected[1])) < 1e-14
+    if not compiling:
+        assert y.stride() == given.grad.stride() == x.stride()
 
 
 def test_a_window_may_be_wider_than_the_tower() -> None:
@@ -100,6 +138,67 @@ def test_twice_the_same_is_bit_equal(beta: float) -> None:
         results.append((y.detach(), x.grad))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+
+
+# Of torch.use_deterministic_algorithms (2.14): operators without a deterministic form, in their aten names.
+NOT_DETERMINISTIC = (
+    "adaptive_avg_pool", "adaptive_max_pool", "avg_pool3d_backward", "bincount", "ctc_loss", "cumsum",
+    "embedding_bag", "embedding_dense_backward", "fractional_max_pool", "gather", "grid_sampler", "histc", "index",
+    "kthvalue", "max_pool", "max_unpool", "median", "multilabel_margin_loss", "nll_loss2d", "put",
+    "reflection_pad", "replication_pad", "resize", "scatter", "upsample",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("by_formula", [False, True])
+def test_no_operator_is_on_torchs_list_of_non_deterministic_ones(
+    by_formula: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.add(func._schema.name.removeprefix("aten::").lstrip("_"))
+            return func(*args, **(kwargs or {}))
+
+    names: set[str] = set()
+    monkeypatch.setattr(lrn, "_by_formula", lambda _: by_formula)
+    with Recorded():
+        LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(maps(2, 8, 6).requires_grad_()).sum().backward()
+    print(sorted(names))
+    assert {"rsqrt", "mul", "div"} <= {name.rstrip("_") for name in names}
+    assert not [name for name in names if name.startswith(NOT_DETERMINISTIC)]
+    norm = nn.LocalResponseNorm(5)
+    with Recorded():  # so the test finds what it looks for
+        norm(maps(2, 8, 6).requires_grad_()).sum().backward()
+    assert [name for name in names if name.startswith(NOT_DETERMINISTIC)] == ["avg_pool3d_backward"]
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_it_compiles_as_one_graph_and_needs_no_compiler_for_that(form: torch.memory_format) -> None:
+    norm = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)
+    compiled = torch.compile(norm, fullgraph=True, backend="aot_eager")
+    x = maps(2, 8, 6).contiguous(memory_format=form)
+    plain, traced = x.clone().requires_grad_(), x.clone().requires_grad_()
+    norm(plain).sin().sum().backward()
+    compiled(traced).sin().sum().backward()
+    assert difference(traced.grad, plain.grad) < 1e-14
+
+
+def test_autocast_changes_nothing() -> None:
+    x = maps(2, 8, 6, dtype=torch.bfloat16)
+    norm = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(norm(x), norm(x.float()).bfloat16())
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = maps(1, 8, 2).requires_grad_()
+    (first,) = torch.autograd.grad(LocalResponseNorm(5, 1e-4, 0.75, 2.0)(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_a_window_without_a_middle_is_refused() -> None:
+    with pytest.raises(ValueError, match="odd"):
+        LocalResponseNorm(4, 1e-4, 0.75, 2.0)
 
 
 def test_channels_last_and_strided_inputs_and_gradients_give_the_same() -> None:

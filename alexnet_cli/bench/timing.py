@@ -1,0 +1,45 @@
+"""Times of several ways of doing the same work, in one run and by turns, for the benches of the network."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Hashable, Mapping
+from statistics import median
+from typing import TypeVar
+
+import torch
+
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.runs import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+Way = TypeVar("Way", bound=Hashable)
+
+
+def medians(ways: Mapping[Way, Callable[[], object]], device: torch.device, rounds: int) -> dict[Way, float]:
+    """The seconds of each way, the median of so many rounds; the ways take turns, after a round to warm up."""
+    seconds: dict[Way, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: median(taken[1:]) for name, taken in seconds.items()}
+
+
+def peak(device: torch.device, precision: Precision, rounds: int, side: int = 0) -> float:
+    """Floating-point operations a second of the product of two square matrices: the most to expect."""
+    side = side or (2048 if device.type == "cpu" else 8192)
+    a, b = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in range(2))
+    return 2 * side**3 / medians({"": lambda: a @ b}, device, rounds)[""]
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise AlexNetError where `torch.compile` would find no C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and not any(map(shutil.which, (compiler, "clang++"))):
+        raise AlexNetError("there is no C++ compiler to compile with", "install g++, or leave --compile out")
