@@ -32,7 +32,7 @@ class Row:
 def rows(
     device: torch.device, batch: int, width: float, rounds: int, precisions: list[Precision], compiled: bool
 ) -> list[Row]:
-    """Measure on normal activations of the first layer's shape, the towers apart; memory is kept as in training."""
+    """Measure on normal activations of the first layer's shape, towers apart; memory is kept, as in training."""
     keep_freed_memory()
     found = []
     for precision in precisions:

@@ -14,8 +14,10 @@ from alexnet_cli.dataset.images import PIXEL_LIMIT, PictureError, decode, to_squ
 from alexnet_cli.dataset.manifest import open_dataset
 from alexnet_cli.dataset.preparation import prepare
 from alexnet_cli.dataset.sources.recognise import open_source
+from alexnet_cli.errors import AlexNetError
 
 from .conftest import photograph
+from .forms import originals, write_official
 
 SLOW_SECONDS = 10.0  # for one picture of a few thousand pixels, on a busy machine
 
@@ -99,6 +101,41 @@ def test_mutated_pictures() -> None:
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_many_mutated_pictures(seed: int) -> None:
     check_mutations(seed, 5000)
+
+
+def check_archives(seed: int, count: int, root: Path) -> None:
+    """Each mutation of one of ImageNet's archives is a listing whose pictures lie in it, or an AlexNetError."""
+    write_official(root, originals())
+    generator, refused = np.random.default_rng(seed), 0
+    whole = {path: path.read_bytes() for path in sorted(root.iterdir())}
+    for number in range(count):
+        path = [*whole][generator.integers(len(whole))]
+        path.write_bytes(mutated(generator, [whole[path]]))
+        started = time.monotonic()
+        try:
+            listing = open_source(str(root))
+        except AlexNetError as error:
+            refused += 1
+            assert error.message and error.hint
+        except BaseException as error:
+            raise AssertionError(f"mutation {number} of seed {seed}, {path.name}: {error!r}") from error
+        else:
+            for pictures in listing.splits.values():
+                read = sum(len(pictures.record(position).read()) for position in range(len(pictures)))
+                assert 0 <= read < sum(map(len, whole.values()))
+        assert time.monotonic() - started < SLOW_SECONDS, f"mutation {number} of seed {seed}, {path.name}"
+        path.write_bytes(whole[path])
+    assert count * 0.1 < refused < count * 0.9
+
+
+def test_mutated_archives(tmp_path: Path) -> None:
+    check_archives(1, 300, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 7))
+def test_many_mutated_archives(seed: int, tmp_path: Path) -> None:
+    check_archives(seed, 2000, tmp_path)
 
 
 @pytest.mark.parametrize("height, width", [(0, 10), (10, 0), (65535, 65535), (65500, 30000)])
