@@ -24,6 +24,7 @@ from alexnet_cli.machine import end_with_parent, signals_handled
 PICTURE_SECONDS = 60.0  # that a decoder may take for one picture; the largest allowed takes some ten
 LOOK_SECONDS = 0.5  # between two looks at where the workers are
 MOST_LOST = 50  # pictures that one task may lose; beyond it is not the pictures that are at fault
+LEAVING_SECONDS = 1.0  # that killed workers are waited for: an fsync on its way holds one for longer
 NOWHERE = -1
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 
@@ -93,11 +94,11 @@ def run_with(
                 for worker in crew:
                     worker.look(seconds)
     finally:
-        # All are ended before any is waited for.
         for worker in crew:
             worker.process.kill()
+        end = time.monotonic() + LEAVING_SECONDS
         for worker in crew:
-            worker.stop()
+            worker.stop(max(0.0, end - time.monotonic()))
 
 
 @dataclass(frozen=True)
@@ -173,10 +174,10 @@ class Worker(Generic[Task, Message]):
             "fewer --workers need less memory",
         )
 
-    def stop(self) -> None:
+    def stop(self, seconds: float | None = None) -> None:
         # Not SIGTERM: a decoder that hangs may hold it off, and there is nothing to tidy that a start does not.
         self.process.kill()
-        self.process.join()
+        self.process.join(seconds)
         self.pipe.close()
 
 
