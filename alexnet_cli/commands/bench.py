@@ -102,9 +102,9 @@ def step(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """A training step of the paper's net, beside the plain way, no normalization and a matrix product.
+    """A training step of the paper's net, beside the plain way, no normalization and a matrix product: some minutes.
 
-    Takes some minutes. Example: alexnet bench step --batch 32 --precision bf16
+    Example: alexnet bench step --batch 32 --precision bf16
     """
     from alexnet_cli.bench.step import OURS, rows
 

@@ -35,7 +35,7 @@ from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import disk_errors
 from alexnet_cli.loading.augmentation import Colours, patches_for
 from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead
-from alexnet_cli.loading.plan import Plan
+from alexnet_cli.loading.plan import Plan, shard_lengths
 from alexnet_cli.network.alexnet import AlexNet, initialise
 from alexnet_cli.network.layout import lay_out
 from alexnet_cli.runs import Layout, Run, tidy
@@ -117,8 +117,9 @@ Event = Note | Started | Step | Validating | Validated | Ended
 def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, threads: int) -> Iterator[Event]:
     """Train `run` from where it stands until its schedule ends, a limit is reached or `stop` is asked for."""
     recipe = run.config.recipe
-    count, batch_size = len(dataset.splits["train"].index), recipe.optimizer.batch_size
-    plan = Plan(count, batch_size, run.config.seed, recipe.augmentation.reshuffled)
+    index, batch_size = dataset.splits["train"].index, recipe.optimizer.batch_size
+    shards = shard_lengths(index["shard"])
+    plan = Plan(len(index), batch_size, run.config.seed, recipe.augmentation.reshuffled, shards)
     every = max(1, round(run.config.eval_every * plan.steps))
     with Reader(dataset.splits["train"]) as reader, _Session(run, dataset, ranks, threads) as session:
         model, velocity = session.model, session.velocity

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Purpose = Literal["order", "row", "column", "reflection", "colour", "fc6", "fc7", "area", "ratio"]
+Purpose = Literal["order", "row", "column", "reflection", "colour", "fc6", "fc7", "area", "ratio", "shards"]
 
 # A purpose is hashed as its number here, so new ones come last.
 _PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -73,9 +73,11 @@ def kept(
     return chances >= round(dropout * 65536)
 
 
-def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """A uniform order of 0..count-1: their indices sorted by a hash of each."""
-    keys = bits(seed, "order", epoch, np.arange(count), 1)[:, 0]
+def permutation(
+    seed: int, epoch: int, count: int, purpose: Purpose = "order", first: int = 0
+) -> NDArray[np.int64]:
+    """A uniform order of 0..count-1: their indices sorted by a hash of each, at the positions from `first` on."""
+    keys = bits(seed, purpose, epoch, np.arange(first, first + count), 1)[:, 0]
     return np.argsort(keys, kind="stable")
 
 

@@ -1,4 +1,8 @@
-"""Which pictures make up each batch: a pure function of (seed, epoch, step), with random access."""
+"""Which pictures make up each batch: a pure function of (seed, epoch, step), with random access.
+
+A shuffled epoch goes through its shards in a drawn order, a window of them at a time, and through the pictures of
+a window in another: near a full permutation, while the disk sees each shard once. See docs/loading.md.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,6 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_cli.loading import draws
+
+WINDOW = 16
+"""Shards that are mixed, at most: 32,768 pictures, or 0.7 GB of JPEG, if they are full."""
+
+AT_ONCE = 1 << 20  # index rows
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Plan:
     batch_size: int
     seed: int | None
     reshuffled: bool = True
+    shards: tuple[int, ...] = ()
+    """How many pictures of the index lie in each shard, in its order; () mixes all of them, as one shard does."""
 
     @property
     def steps(self) -> int:
@@ -50,14 +61,46 @@ class Plan:
         stop = min(start + self.batch_size, self.pictures)
         first = min(start + rank * rows, stop)
         positions = np.arange(first, min(first + rows, stop))
-        return Part(positions, self._order(epoch)[positions], rows)
+        return Part(positions, self._samples(epoch, positions), rows)
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        if self.seed is None:
-            return np.arange(self.pictures)
-        return _epoch_order(self.seed, epoch if self.reshuffled else 0, self.pictures)
+    def _samples(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the epoch's order has at `positions`, which follow one another."""
+        if self.seed is None or not len(positions):
+            return positions
+        drawn = self.seed, epoch if self.reshuffled else 0, self.shards or (self.pictures,)
+        start, stop = int(positions[0]), int(positions[-1]) + 1
+        _, starts = _windows(*drawn)
+        first, last = np.searchsorted(starts, (start, stop - 1), "right") - 1
+        return np.concatenate(
+            [_window(*drawn, n)[max(start - starts[n], 0) : stop - starts[n]] for n in range(first, last + 1)]
+        )
+
+
+def shard_lengths(shards: NDArray[np.unsignedinteger]) -> tuple[int, ...]:
+    """Pictures of each shard, from the index's `shard` column; () if it is not in the order of the shards."""
+    changes = [np.zeros(1, dtype=np.int64)]
+    for start in range(0, len(shards) - 1, AT_ONCE):  # the column is memory-mapped and may be large
+        here, following = shards[start : start + AT_ONCE], shards[start + 1 : start + 1 + AT_ONCE]
+        here = here[: len(following)]
+        if (following < here).any():
+            return ()
+        changes.append(start + 1 + np.flatnonzero(following != here))
+    return tuple(np.diff(np.concatenate(changes), append=len(shards)).tolist())
 
 
 @lru_cache(maxsize=2)  # this epoch's, and the next one's while its first batches are loaded ahead
-def _epoch_order(seed: int, epoch: int, pictures: int) -> NDArray[np.int64]:
-    return draws.permutation(seed, epoch, pictures)
+def _windows(seed: int, epoch: int, shards: tuple[int, ...]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The shards of each window, equally many, and the positions where each begins and the last ends."""
+    order = draws.permutation(seed, epoch, len(shards), "shards")
+    windows = np.array_split(order, -(-len(shards) // WINDOW))
+    lengths = np.array(shards)
+    return windows, np.cumsum([0, *(lengths[window].sum() for window in windows)])
+
+
+@lru_cache(maxsize=3)  # those of the batches that are being loaded; another is drawn in milliseconds
+def _window(seed: int, epoch: int, shards: tuple[int, ...], number: int) -> NDArray[np.int64]:
+    windows, starts = _windows(seed, epoch, shards)
+    ends = np.cumsum(shards)
+    # In the index's order, so that a dataset of one window has the order of `draws.permutation`.
+    samples = np.concatenate([np.arange(ends[n] - shards[n], ends[n]) for n in np.sort(windows[number])])
+    return samples[draws.permutation(seed, epoch, len(samples), first=int(starts[number]))]

@@ -1,5 +1,7 @@
 """The draws: against the same hash in plain Python, their distributions, and what they may depend on."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from alexnet_cli.loading import draws
 
 PURPOSES: tuple[draws.Purpose, ...] = (
     *("order", "row", "column", "reflection", "colour", "fc6", "fc7"),
-    *("area", "ratio"),
+    *("area", "ratio", "shards"),
 )
 MANY = np.arange(20_000)
 
@@ -136,6 +138,24 @@ def chi_square(counts: np.ndarray) -> float:
     return float((((counts - expected) ** 2).sum() / expected - freedom) / np.sqrt(2 * freedom))
 
 
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_each_purpose_is_uniform_over_positions_units_and_epochs(purpose: draws.Purpose) -> None:
+    for drawn in (
+        draws.uniforms(8, purpose, 0, MANY, 2),
+        draws.uniforms(8, purpose, 0, MANY[:2], 20_000),
+        np.concatenate([draws.uniforms(8, purpose, epoch, MANY[:20], 1) for epoch in range(1000)]),
+    ):
+        assert abs(chi_square(np.bincount((drawn * 100).astype(int).ravel(), minlength=100))) < 4
+
+
+def test_each_two_purposes_are_independent() -> None:
+    """Pairs of tenths, which would show what correlation does not."""
+    tenths = [(draws.uniforms(8, purpose, 3, MANY, 1)[:, 0] * 10).astype(int) for purpose in PURPOSES]
+    for one, other in combinations(tenths, 2):
+        assert abs(chi_square(np.bincount(one * 10 + other, minlength=100))) < 4
+    assert chi_square(np.bincount(tenths[0] * 10 + tenths[0], minlength=100)) > 1000
+
+
 @pytest.mark.parametrize("below", [2, 33, 1000])
 def test_integers_are_uniform(below: int) -> None:
     drawn = draws.integers(3, "column", 1, MANY, below)
@@ -202,6 +222,12 @@ def test_masks_drop_at_their_rate_in_every_unit(dropout: float) -> None:
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 1000), count=st.integers(0, 300))
 def test_a_permutation_has_every_index_once(seed: int, epoch: int, count: int) -> None:
     assert sorted(draws.permutation(seed, epoch, count).tolist()) == list(range(count))
+
+
+def test_a_permutation_is_its_positions_sorted_by_their_words() -> None:
+    words = [word(3, "shards", 4, position, 0) for position in range(100, 120)]
+    expected = sorted(range(20), key=words.__getitem__)
+    assert draws.permutation(3, 4, 20, "shards", first=100).tolist() == expected
 
 
 def test_epochs_and_seeds_have_different_orders() -> None:
