@@ -102,7 +102,7 @@ def step(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """A training step of the paper's net, beside the plain way, no normalization and a matrix product: some minutes.
+    """A training step of the paper's net, beside the plain way, no normalization, a matrix product: some minutes.
 
     Example: alexnet bench step --batch 32 --precision bf16
     """

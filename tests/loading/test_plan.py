@@ -161,7 +161,7 @@ def test_the_lengths_of_shards_are_counted_in_pieces(lengths: list[int], at_once
             assert shard_lengths(np.append(column, column[0])) == ()
 
 
-def test_fourteen_million_pictures_are_planned_in_a_second_and_500_megabytes(tmp_path: Path) -> None:
+def test_fourteen_million_pictures_are_planned_in_500_megabytes(tmp_path: Path) -> None:
     """Fall 2011 has 14,197,122. Its memory is counted above that of the imports, with the mapped index."""
     count, path = 14_197_122, tmp_path / "train-index.npy"
     index = np.lib.format.open_memmap(path, "w+", INDEX_DTYPE, (count,))
@@ -175,17 +175,15 @@ def test_fourteen_million_pictures_are_planned_in_a_second_and_500_megabytes(tmp
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         index = np.load(sys.argv[1], mmap_mode="r")
-        memory, seconds = peak(), time.process_time()
+        memory = peak()
         Plan(len(index), 128, 1, True, shard_lengths(index["shard"])).part(0, 0)
-        print(time.process_time() - seconds, peak() - memory)
+        print(peak() - memory)
     """
     try:
         done = subprocess.run([sys.executable, "-c", script, path], check=True, capture_output=True, text=True)
     finally:
         path.unlink()
-    seconds, megabytes = map(float, done.stdout.split())
-    assert seconds < 1
-    assert megabytes < 500
+    assert float(done.stdout) < 500
 
 
 # -- how it mixes, beside a full permutation and a poor one ---------------------------------------------------
