@@ -2,15 +2,11 @@
 
 import ctypes
 import os
-import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-SPARE_FILES = 128
-"""Open files that are left for everything but shards."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +81,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS
-
-
-def allow_open_files(count: int) -> None:
-    """Raise this process's own limit for so many shards, as far as the system lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def keep_freed_memory() -> None:

@@ -64,6 +64,27 @@ def _whole(pictures: Path, as_json: bool) -> None:
 
 
 @app.command()
+def loader(
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="A directory that `prepare` wrote.")],
+    count: Annotated[int, typer.Option(min=1, help="Pictures to measure on.")] = 2000,
+    rounds: Rounds = 3,
+    as_json: Json = False,
+) -> None:
+    """Pictures a second out of shards into batches, by one thread and by two, beside the bare decode.
+
+    Example: alexnet bench loader dataset --count 1000
+    """
+    from alexnet_cli.bench.loader import rows
+
+    found = rows(data, count, rounds)
+    if as_json:
+        console.result_json([asdict(row) for row in found])
+        return
+    cells = [(row.way, row.threads, f"{row.rate:.0f}", f"{row.of_bare:.2f}") for row in found]
+    console.table("Batches out of shards", ("way", "threads", "pictures/s", "of bare"), cells, right=(1, 2, 3))
+
+
+@app.command()
 def lrn(
     batch: Batch = paper.BATCH_SIZE,
     width: Width = 1.0,

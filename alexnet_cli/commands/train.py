@@ -1,10 +1,11 @@
 """`alexnet train`: a recipe on a dataset becomes a run directory."""
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -43,6 +44,9 @@ def train(
     device: Device = None,
     gpus: Gpus = None,
     processes: Processes = None,
+    cache: Annotated[
+        Literal["none", "memory"], typer.Option(help="memory: read the shards once, keep all pictures decoded.")
+    ] = "none",
     name: Annotated[str | None, typer.Option(help="Of the run directory.", show_default=False)] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
     new: Annotated[bool, typer.Option("--new", help="Start a new run even if one could go on.")] = False,
@@ -58,6 +62,7 @@ def train(
     from alexnet_cli.dataset.manifest import open_squares
     from alexnet_cli.engine import launch, training
     from alexnet_cli.engine.loop import Limits
+    from alexnet_cli.loading.kept import in_memory
 
     shortcuts = {"schedule.epochs": epochs, "optimizer.batch_size": batch_size, "optimizer.rate": lr}
     wanted = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
@@ -73,6 +78,8 @@ def train(
         config = training.config(chosen, dataset, seed, eval_every, precision, place)
     if place.ranks > 1 and not launch.launched():
         raise typer.Exit(launch.relaunch(place.ranks))
+    if cache == "memory":
+        dataset = in_memory(dataset, int(os.environ.get("LOCAL_WORLD_SIZE", place.ranks)))
     limits = Limits(max_steps, training.seconds(max_time))
     job = training.Job(dataset, config, limits, place)
     ended = show(job.rehearsed() if dry_run else job.started(runs, name, resume, new), place.said)

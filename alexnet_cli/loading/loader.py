@@ -4,15 +4,12 @@ Reading, decoding and tensor arithmetic all release the GIL, so threads are as q
 there is no shared memory to run out of, nothing to pickle and nothing left behind after a crash.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -20,13 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_cli import paper
-from alexnet_cli.dataset.images import PictureError, read_stored
-from alexnet_cli.dataset.manifest import Split
-from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import augmentation, draws
-from alexnet_cli.loading.plan import Part, Plan
-from alexnet_cli.machine import allow_open_files, cores
+from alexnet_cli.loading.plan import Plan
+from alexnet_cli.loading.reader import EvaluationBatch
+from alexnet_cli.loading.reader import Reader as Reader
+from alexnet_cli.machine import cores
 from alexnet_cli.recipes import Recipe
 
 T = TypeVar("T")
@@ -36,83 +31,12 @@ BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True)
-class EvaluationBatch:
-    """Rows beyond the pictures of the part are padding: zeros, label 0, weight 0."""
-
-    pictures: Tensor  # (rows, 3, 256, 256) uint8
-    labels: Tensor  # (rows,) int64
-    weights: Tensor  # (rows,) float32
-    samples: NDArray[np.int64]  # places in the split's index, without the padding
-
-
-@dataclass(frozen=True)
 class TrainingBatch:
     pixels: Tensor  # (rows, 3, side, side) float32, cut and less the mean
     masks: tuple[Tensor, Tensor]  # (rows, units) float32: which units of fc6 and fc7 are kept
     labels: Tensor
     weights: Tensor
     samples: NDArray[np.int64]
-
-
-class Reader:
-    """Random access to the pictures of one split; safe to use from several threads. Close it, or use `with`."""
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-        allow_open_files(len(split.shards))
-        self._files = ExitStack()
-        self._descriptors: list[int] = []
-        for shard in split.shards:
-            try:
-                file = self._files.enter_context(shard.open("rb"))
-            except OSError as error:
-                self.close()
-                raise AlexNetError(
-                    f"the shard {shard} cannot be opened: {error.strerror}",
-                    "put it back, or prepare the dataset again",
-                ) from error
-            self._descriptors.append(file.fileno())
-
-    def close(self) -> None:
-        self._files.close()
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def picture(self, sample: int) -> Tensor:
-        """(3, 256, 256) uint8; a shard that is cut short or damaged is an error that names it."""
-        entry = self.split.index[sample]
-        shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
-        pixels = np.empty((paper.IMAGE_SIZE, paper.IMAGE_SIZE, 3), dtype=np.uint8)
-        try:
-            read_stored(os.pread(self._descriptors[shard], size, offset), self.split.encoding, pixels)
-        except (OSError, PictureError) as error:
-            raise self._damaged(shard, offset) from error
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def _damaged(self, shard: int, offset: int) -> AlexNetError:
-        return AlexNetError(
-            f"the picture at byte {offset} of {self.split.shards[shard]} is damaged",
-            "the shard was cut short or changed after it was written; prepare the dataset again",
-        )
-
-    def batch(self, part: Part) -> EvaluationBatch:
-        side = paper.IMAGE_SIZE
-        pictures = torch.empty((part.rows, 3, side, side), dtype=torch.uint8)
-        count = len(part.samples)
-        rows = pictures.numpy()  # torch would copy each picture with a team of threads
-        for row, sample in enumerate(part.samples.tolist()):
-            rows[row] = self.picture(sample).numpy()
-        pictures[count:] = 0
-        labels, weights = torch.zeros(part.rows, dtype=torch.int64), torch.zeros(part.rows)
-        labels[:count] = torch.from_numpy(self.split.index["label"][part.samples].astype(np.int64))
-        weights[:count] = 1
-        return EvaluationBatch(pictures, labels, weights, part.samples)
 
 
 @dataclass(frozen=True)

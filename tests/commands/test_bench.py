@@ -1,15 +1,20 @@
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from alexnet_cli import paper
+from alexnet_cli.bench import loader as reading
 from alexnet_cli.bench import prepare as measure
 from alexnet_cli.bench.step import NONE, OURS, PLAIN, STOCK, TWO, operations, variant
 from alexnet_cli.dataset import shards
+from alexnet_cli.dataset.manifest import open_dataset
+from alexnet_cli.loading.loader import Reader
 from alexnet_cli.network.alexnet import AlexNet, initialise
 from alexnet_cli.network.layout import LAYOUTS
 from alexnet_cli.recipes import chosen
@@ -37,6 +42,43 @@ def test_the_whole_of_it_is_measured_with_one_worker_and_two(
 
 def test_a_folder_without_pictures_is_a_mistake(tmp_path: Path, alexnet: Callable[..., Any]) -> None:
     alexnet("bench", "prepare", tmp_path).failed("there are no pictures", "alexnet bench prepare")
+
+
+@pytest.fixture
+def left_open() -> Iterator[None]:
+    """WebDataset closes its shards only when they are collected."""
+    yield
+    gc.collect()
+
+
+webdatasets = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
+@webdatasets
+@pytest.mark.usefixtures("left_open")
+def test_loading_is_measured_beside_the_bare_decode(
+    tiny: Path, alexnet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = json.loads(alexnet("bench", "loader", tiny, "--count", 30, "--rounds", 1, "--json").succeeded().out)
+    assert {(row["way"], row["threads"]) for row in rows} == {(way, n) for way in reading.WAYS for n in (1, 2)}
+    bare = {row["threads"]: row["rate"] for row in rows if row["way"] == reading.BARE}
+    assert all(
+        row["rate"] > 0 and abs(row["of_bare"] * bare[row["threads"]] / row["rate"] - 1) < 1e-9 for row in rows
+    )
+    monkeypatch.setattr(reading, "THREADS", (1,))
+    assert "of bare" in alexnet("bench", "loader", tiny, "--count", 3, "--rounds", 1).succeeded().out
+
+
+@webdatasets
+@pytest.mark.usefixtures("left_open")
+def test_all_ways_of_loading_read_the_same_pictures(tiny: Path, tmp_path: Path) -> None:
+    split = open_dataset(tiny).splits["train"]
+    classes, shards = reading.copied(split, tmp_path)
+    with Reader(split) as reader:
+        ours = sorted(picture.sum().item() for picture in map(reader.picture, range(len(split.index))))
+    for batches in (reading.image_folder(classes, 1), reading.with_webdataset(shards, 1)):
+        theirs = sorted(int(picture.sum()) for pictures, _ in batches for picture in torch.as_tensor(pictures))
+        assert np.allclose(theirs, ours, rtol=1e-3)  # Pillow's own libjpeg may round otherwise
 
 
 def test_normalization_is_measured_beside_torchs_and_its_bytes(alexnet: Callable[..., Any]) -> None:

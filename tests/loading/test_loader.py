@@ -1,11 +1,13 @@
 """Batches from real shards: their content by hand, on any ranks and threads, and what a bad shard does."""
 
 import io
+import os
+import re
 import shutil
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +26,15 @@ from alexnet_cli.dataset.manifest import Dataset, open_dataset
 from alexnet_cli.dataset.preparation import Options, prepare
 from alexnet_cli.dataset.sources.folders import list_folders
 from alexnet_cli.dataset.treatment import Encoding, Treatment
+from alexnet_cli.engine.launch import Placement
+from alexnet_cli.engine.loop import Limits, Step
+from alexnet_cli.engine.training import Job, config
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import draws, loader
+from alexnet_cli.loading import reader as reader_module
 from alexnet_cli.loading.augmentation import Colours, training_views
 from alexnet_cli.loading.loader import Reader, TrainingBatch, TrainingBatches, ahead, evaluation_batches
-from alexnet_cli.loading.plan import Plan
+from alexnet_cli.loading.plan import Plan, shard_lengths
 
 PICTURES, VALIDATION, PER_SHARD, SEED, HIDDEN = 11, 5, 4, 3, 10
 RECIPE = replace(recipes.paper(), network=recipes.Network(hidden=HIDDEN, dropout=0.25))
@@ -399,11 +405,11 @@ def open_shards(root: Path) -> list[str]:
 @pytest.mark.parametrize("steps", [1, 3], ids=["leaving early", "a whole epoch"])
 def test_no_thread_and_no_open_file_is_left(dataset: Dataset, steps: int) -> None:
     with Reader(dataset.splits["train"]) as reader:
-        assert len(open_shards(dataset.root)) == 3
+        assert not open_shards(dataset.root)
         with closing(ahead(builder(dataset, reader), [(0, step) for step in range(3)], 2)) as batches:
             for _ in range(steps):
                 next(batches)
-            assert loader_threads()
+            assert loader_threads() and open_shards(dataset.root)
         assert not loader_threads()
     assert not open_shards(dataset.root)
 
@@ -443,7 +449,7 @@ def refused(dataset: Dataset, shard: str) -> AlexNetError:
 
 def test_a_missing_shard_is_named(copied: Dataset) -> None:
     (copied.root / "train-000001.tar").unlink()
-    assert "cannot be opened" in refused(copied, "train-000001.tar").message
+    assert "No such file" in refused(copied, "train-000001.tar").message
 
 
 def test_a_shard_cut_short_is_named(copied: Dataset) -> None:
@@ -478,6 +484,73 @@ def test_a_picture_that_was_changed_is_an_error_that_names_its_shard_and_place(
         file.seek(offset)
         file.write(changed.ljust(size, b"\0"))
     assert f"byte {offset}" in refused(copied, "train-000001.tar").message
+
+
+def removed(shard: Path) -> None:
+    shard.unlink()
+
+
+def truncated(shard: Path) -> None:
+    os.truncate(shard, 700)
+
+
+def replaced_by_another(shard: Path) -> None:
+    """As another preparation would: whole pictures of the same size where they were, a day later."""
+    other = shard.with_name("other")
+    shutil.copy(shard, other)
+    os.utime(other, (0, other.stat().st_mtime + 86400))
+    other.rename(shard)
+
+
+def corrupted(shard: Path) -> None:
+    """As by a failing disk, which leaves size and time."""
+    before = shard.stat()
+    shard.write_bytes(bytes(before.st_size))
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "harm, reason",
+    [
+        (removed, "No such file"),
+        (truncated, "was changed or replaced"),
+        (replaced_by_another, "was changed or replaced"),
+        (corrupted, "is damaged: "),
+    ],
+)
+def test_harm_in_mid_epoch_stops_the_training_with_one_error(
+    copied: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], reason: str
+) -> None:
+    monkeypatch.setattr(loader, "BATCHES_AHEAD", 2)
+    monkeypatch.setattr(reader_module, "OPEN_SHARDS", 1)
+    recipe = recipes.chosen("small", ["width=0.05", "optimizer.batch_size=1"])
+    place = Placement("cpu", 1, "")
+    job = Job(copied, config(recipe, copied, SEED, 1, "fp32", place), Limits(), place)
+    index = copied.splits["train"].index
+    last = index[Plan(PICTURES, 1, SEED, shards=shard_lengths(index["shard"])).part(0, PICTURES - 1).samples[0]]
+    shard = copied.splits["train"].shards[last["shard"]]
+    events = job.started(tmp_path / "runs", None, None, True)
+    next(event for event in events if isinstance(event, Step))
+    harm(shard)
+    with pytest.raises(AlexNetError, match=shard.name) as caught:
+        list(events)
+    found = re.search(r"the picture at byte (\d+) of .*", caught.value.message)
+    assert found and int(found[1]) in index["offset"][index["shard"] == last["shard"]] and reason in found[0]
+    assert not loader_threads() and not open_shards(copied.root)
+
+
+def test_few_shards_are_open_at_once_and_nothing_changes(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = np.random.default_rng(1).integers(0, PICTURES, 200).tolist()
+    with Reader(dataset.splits["train"]) as reader:
+        pictures = [reader.picture(sample) for sample in range(PICTURES)]
+        assert len(open_shards(dataset.root)) == 3
+    monkeypatch.setattr(reader_module, "OPEN_SHARDS", 1)
+    with Reader(dataset.splits["train"]) as reader, closing(ahead(reader.picture, samples, 4)) as found:
+        for sample, picture in zip(samples, found, strict=True):
+            assert torch.equal(picture, pictures[sample])
+        assert len(open_shards(dataset.root)) == 1
 
 
 def coded(picture: Image.Image, form: str) -> bytes:

@@ -1,0 +1,154 @@
+"""How fast the shards of a dataset become batches here, beside the bare decode and the plain ways of reading them.
+
+Everything reads the same pictures, in the same rounds, out of the memory in which the system keeps files that were
+read before: a disk that is slower than that is not measured.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+import webdataset
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import PILToTensor
+
+from alexnet_cli import paper, recipes
+from alexnet_cli.bench.timing import medians
+from alexnet_cli.dataset.manifest import Dataset, Split, open_squares
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.augmentation import Colours
+from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead, evaluation_batches
+from alexnet_cli.loading.plan import Plan
+from alexnet_cli.machine import keep_freed_memory
+
+BARE, OURS, TRAINING = "bare decode", "alexnet, uint8", "alexnet, to train on"
+FOLDER, WEBDATASET = "ImageFolder, uint8", "webdataset with Pillow, uint8"
+WAYS = (BARE, OURS, TRAINING, FOLDER, WEBDATASET)
+THREADS = (1, 2)
+BATCH = paper.BATCH_SIZE
+SHARDS = 4
+Batches = Iterable[object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of reading: pictures a second, and that over what the bare decode gives on as many threads."""
+
+    way: str
+    threads: int
+    rate: float
+    of_bare: float
+
+
+def rows(root: Path, count: int = 2000, rounds: int = 3) -> list[Row]:
+    """Measure on `count` training pictures; raises AlexNetError where they are not JPEG squares."""
+    dataset = open_squares(root)
+    if dataset.treatment.encoding != "jpeg" or "train" not in dataset.splits:
+        raise AlexNetError(
+            f"{root} has no training pictures in JPEG", "name a dataset that `alexnet prepare` made"
+        )
+    split = dataset.splits["train"]
+    split = Split(split.name, split.shards, split.index[:count], split.encoding)
+    keep_freed_memory()  # as in training
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, before)
+        reader = stack.enter_context(Reader(split))
+        classes, shards = copied(split, Path(stack.enter_context(TemporaryDirectory(prefix="alexnet-bench-"))))
+        ways: dict[tuple[str, int], Callable[[], object]] = {}
+        for threads in THREADS:
+            ways[BARE, threads] = Bare(split, threads)
+            ways[OURS, threads] = partial(ours, reader, threads)
+            ways[TRAINING, threads] = partial(to_train_on, reader, dataset, threads)
+            ways[FOLDER, threads] = partial(exhaust, image_folder(classes, threads))
+            ways[WEBDATASET, threads] = partial(exhaust, with_webdataset(shards, threads))
+        seconds = medians(ways, torch.device("cpu"), rounds)
+    pictures = len(split.index)
+    return [
+        Row(way, threads, pictures / taken, seconds[BARE, threads] / taken)
+        for (way, threads), taken in seconds.items()
+    ]
+
+
+class Bare:
+    """Nothing but the decoder: from bytes in memory to the same places in memory, a share for each thread."""
+
+    def __init__(self, split: Split, threads: int) -> None:
+        self.shares = [list(stored(split))[first::threads] for first in range(threads)]
+        self.places = np.empty((threads, BATCH, paper.IMAGE_SIZE, paper.IMAGE_SIZE, 3), dtype=np.uint8)
+
+    def __call__(self) -> None:
+        with ThreadPoolExecutor(len(self.shares)) as pool:
+            list(pool.map(self.decode, self.shares, self.places))
+
+    def decode(self, share: list[bytes], places: np.ndarray) -> None:
+        for number, data in enumerate(share):
+            simplejpeg.decode_jpeg(data, "RGB", buffer=places[number % BATCH])
+
+
+def ours(reader: Reader, threads: int) -> None:
+    exhaust(evaluation_batches(reader, BATCH, 0, 1, threads))
+
+
+def to_train_on(reader: Reader, dataset: Dataset, threads: int) -> None:
+    """Cut, reflected, less the mean, with colour noise and dropout masks, as the paper's recipe has it."""
+    colours = Colours(torch.from_numpy(np.array(dataset.mean)), dataset.eigenvalues, dataset.eigenvectors)
+    plan = Plan(len(reader.split.index), BATCH, 1)
+    build = TrainingBatches(reader, plan, recipes.paper(), colours, 1, 0, 1, torch.device("cpu"))
+    exhaust(ahead(build, [(0, step) for step in range(plan.steps)], threads))
+
+
+def stored(split: Split) -> Iterator[bytes]:
+    """The pictures as they lie in the shards, in their order."""
+    for shard, offset, size, _ in split.index.tolist():
+        with split.shards[shard].open("rb") as file:
+            yield os.pread(file.fileno(), size, offset)
+
+
+def copied(split: Split, folder: Path) -> tuple[Path, list[str]]:
+    """The same pictures in class folders, for ImageFolder, and in shards that divide among workers."""
+    shards = [str(folder / f"{number}.tar") for number in range(SHARDS)]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(webdataset.TarWriter(shard)) for shard in shards]
+        for number, (data, label) in enumerate(zip(stored(split), split.index["label"].tolist(), strict=True)):
+            place = folder / "classes" / f"{label:06d}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.jpg").write_bytes(data)
+            writers[number * SHARDS // len(split.index)].write({"__key__": f"{number}", "jpg": data, "cls": label})
+    return folder / "classes", shards
+
+
+def image_folder(folder: Path, threads: int) -> Batches:
+    return data_loader(ImageFolder(folder, PILToTensor()), threads, BATCH)
+
+
+def with_webdataset(shards: list[str], threads: int) -> Batches:
+    """As its manual shows; the workers put the batches together, and Pillow decodes."""
+    pictures = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False)
+    return data_loader(pictures.decode("rgb8").to_tuple("jpg", "cls").batched(BATCH), threads, None)
+
+
+def data_loader(pictures: Any, threads: int, batch: int | None) -> Batches:
+    """In this process for one thread, else with so many workers, which stay from round to round."""
+    workers = threads if threads > 1 else 0
+    # Not forked: what this process holds of threads would be broken in them.
+    method = "forkserver" if workers else None
+    return DataLoader(
+        pictures, batch, num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=method
+    )
+
+
+def exhaust(batches: Batches) -> None:
+    deque(batches, maxlen=0)

@@ -1,0 +1,175 @@
+"""The pictures of one split, by offset out of its shards, each decoded straight into its place in a batch."""
+
+import errno
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from weakref import finalize
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alexnet_cli import paper
+from alexnet_cli.dataset.images import PictureError, Pixels, read_stored
+from alexnet_cli.dataset.manifest import Split
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.kept import KeptSplit
+from alexnet_cli.loading.plan import Part
+
+OPEN_SHARDS = 64
+"""Kept open at once, the last used: an epoch goes through a window of fewer at a time."""
+
+SHAPE = (paper.IMAGE_SIZE, paper.IMAGE_SIZE, 3)
+AGAIN = "put the shard back as it was, or prepare the dataset again"
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """Rows beyond the pictures of the part are padding: zeros, label 0, weight 0."""
+
+    pictures: Tensor  # (rows, 3, 256, 256) uint8, in memory as decoded: rows, height, width, colour
+    labels: Tensor  # (rows,) int64
+    weights: Tensor  # (rows,) float32
+    samples: NDArray[np.int64]  # places in the split's index, without the padding
+
+
+class Reader:
+    """Random access to the pictures of one split; safe to use from several threads. Close it, or use `with`."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self._shards, self._memory = _Shards(split.shards), _Memory()
+        self._kept = split.kept if isinstance(split, KeptSplit) else None
+
+    def close(self) -> None:
+        self._shards.close()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def picture(self, sample: int) -> Tensor:
+        """(3, 256, 256) uint8."""
+        pixels = np.empty(SHAPE, dtype=np.uint8)
+        self._read(sample, pixels)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def batch(self, part: Part) -> EvaluationBatch:
+        pictures, count = self._memory.rows(part.rows), len(part.samples)
+        for pixels, sample in zip(pictures, part.samples.tolist(), strict=False):
+            self._read(sample, pixels)
+        pictures[count:] = 0
+        labels, weights = torch.zeros(part.rows, dtype=torch.int64), torch.zeros(part.rows)
+        labels[:count] = torch.from_numpy(self.split.index["label"][part.samples].astype(np.int64))
+        weights[:count] = 1
+        return EvaluationBatch(torch.from_numpy(pictures).permute(0, 3, 1, 2), labels, weights, part.samples)
+
+    def _read(self, sample: int, target: Pixels) -> None:
+        """Fill `target` (256, 256, 3); an error names the shard that is gone, changed, cut short or damaged."""
+        if self._kept is not None and self._kept.give(sample, target):
+            return
+        shard, offset, size, _ = self.split.index[sample].item()
+        try:
+            with self._shards.opened(shard) as descriptor:
+                data = os.pread(descriptor, size, offset)
+            if len(data) < size:
+                raise PictureError(f"the shard ends {size - len(data):,} bytes too early")
+            read_stored(data, self.split.encoding, target)
+        except (OSError, PictureError) as error:
+            wrong = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"is damaged: {error}"
+            path = self.split.shards[shard]
+            raise AlexNetError(f"the picture at byte {offset} of {path} {wrong}", AGAIN) from error
+        if self._kept is not None:
+            self._kept.keep(sample, target)
+
+
+class _Memory:
+    """Room for batches, used again once nothing refers to the batch before.
+
+    Memory new from the system costs an eighth of the time of decoding into it, and the C library gives the
+    loader threads' back to it, whatever `keep_freed_memory` asks for.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[Pixels] = deque()
+
+    def rows(self, count: int) -> Pixels:
+        """(count, 256, 256, 3), with anything in it; of the array only itself and tensors of it may be kept."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty((count, *SHAPE), dtype=np.uint8)
+        if len(memory) != count:
+            memory = np.empty((count, *SHAPE), dtype=np.uint8)
+        lent = memory[:]
+        finalize(lent, self._free.append, memory).atexit = False
+        return lent
+
+
+@dataclass
+class _Open:
+    descriptor: int
+    users: int = 0
+
+
+class _Shards:
+    """Shards opened when they are first needed, the last used kept open; none is closed while it is in use."""
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self._paths = paths
+        self._states = [_state_at(path) for path in paths]
+        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._most, self._lock = OPEN_SHARDS, Lock()
+
+    @contextmanager
+    def opened(self, shard: int) -> Iterator[int]:
+        """The descriptor of a shard that is still what it was."""
+        with self._lock:
+            file = self._open.pop(shard, None) or _Open(os.open(self._paths[shard], os.O_RDONLY))
+            self._open[shard] = file  # at the end, as the last used
+            file.users += 1
+        try:
+            self._check(shard, file.descriptor)
+            yield file.descriptor
+        finally:
+            with self._lock:
+                file.users -= 1
+                if len(self._open) > self._most:
+                    self._close_beyond(self._most)
+
+    def close(self) -> None:
+        with self._lock:
+            self._most = 0  # those in use are closed by their users
+            self._close_beyond(0)
+
+    def _check(self, shard: int, descriptor: int) -> None:
+        if _state(os.fstat(descriptor)) != self._states[shard]:
+            raise OSError(errno.ESTALE, "the shard was changed or replaced while it was in use")
+
+    def _close_beyond(self, most: int) -> None:
+        idle = [shard for shard, file in self._open.items() if not file.users]
+        for shard in idle[: max(0, len(self._open) - most)]:
+            os.close(self._open.pop(shard).descriptor)
+
+
+def _state_at(path: Path) -> tuple[int, int]:
+    try:
+        return _state(path.stat())
+    except OSError as error:
+        raise AlexNetError(f"the shard {path} cannot be read: {error.strerror}", AGAIN) from error
+
+
+def _state(found: os.stat_result) -> tuple[int, int]:
+    """What tells that a file is another than before: its size and time, which a network's disk may round."""
+    return found.st_size, int(found.st_mtime)

@@ -1,0 +1,174 @@
+"""Shards opened when they are needed, few at a time, and pictures that stay in memory."""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_cli import recipes
+from alexnet_cli.dataset.manifest import Dataset, open_dataset
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading import kept
+from alexnet_cli.loading.augmentation import Colours
+from alexnet_cli.loading.loader import TrainingBatch, TrainingBatches, ahead, evaluation_batches
+from alexnet_cli.loading.plan import Plan
+from alexnet_cli.loading.reader import Reader, _Shards
+
+PICTURES = 40
+RECIPE = replace(recipes.paper(), network=recipes.Network(hidden=10))
+
+
+# -- open files -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ...]:
+    monkeypatch.setattr("alexnet_cli.loading.reader.OPEN_SHARDS", 2)
+    paths = tuple(tmp_path / f"{number}.tar" for number in range(5))
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]))
+    return paths
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_the_last_used_stay_open(files: tuple[Path, ...]) -> None:
+    shards, descriptors = _Shards(files), {}
+    for number in (0, 1, 0, 2):
+        with shards.opened(number) as descriptor:
+            assert os.pread(descriptor, 1, 0) == bytes([number])
+            assert descriptors.setdefault(number, descriptor) == descriptor or number == 2
+    assert is_open(descriptors[0])
+    assert list(shards._open) == [0, 2]
+    shards.close()
+    assert not any(map(is_open, descriptors.values()))
+
+
+def test_none_is_closed_while_it_is_in_use(files: tuple[Path, ...]) -> None:
+    shards = _Shards(files)
+    with ExitStack() as users:
+        descriptors = [users.enter_context(shards.opened(number)) for number in (*range(5), 0)]
+        assert descriptors[5] == descriptors[0]
+        assert [os.pread(descriptor, 1, 0)[0] for descriptor in descriptors] == [0, 1, 2, 3, 4, 0]
+        shards.close()
+        assert all(map(is_open, descriptors))
+    assert not any(map(is_open, descriptors))
+
+
+# -- kept in memory -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tiny: Path, tmp_path: Path) -> Dataset:
+    shutil.copytree(tiny, tmp_path / "dataset")
+    return open_dataset(tmp_path / "dataset")
+
+
+def epoch_of(reader: Reader, dataset: Dataset, epoch: int, threads: int) -> list[TrainingBatch]:
+    plan = Plan(PICTURES, 16, 5)
+    colours = Colours(torch.from_numpy(dataset.mean.copy()), dataset.eigenvalues, dataset.eigenvectors)
+    build = TrainingBatches(reader, plan, RECIPE, colours, 5, 0, 1, torch.device("cpu"))
+    return list(ahead(build, [(epoch, step) for step in range(plan.steps)], threads))
+
+
+def same(ours: TrainingBatch, theirs: TrainingBatch) -> bool:
+    return (
+        torch.equal(ours.pixels, theirs.pixels)
+        and torch.equal(ours.labels, theirs.labels)
+        and torch.equal(ours.weights, theirs.weights)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_out_of_memory_are_the_same_and_need_no_shard(copied: Dataset, threads: int) -> None:
+    held = kept.in_memory(copied, 1)
+    with Reader(copied.splits["train"]) as reader:
+        expected = [epoch_of(reader, copied, epoch, 1) for epoch in range(2)]
+    with Reader(copied.splits["val"]) as reader:
+        validation = list(evaluation_batches(reader, 4, 0, 1, 1))
+    for attempt in range(2):
+        with Reader(held.splits["train"]) as reader:
+            for epoch in range(2):
+                found = epoch_of(reader, copied, epoch, threads)
+                assert all(map(same, found, expected[epoch]))
+        with Reader(held.splits["val"]) as reader:
+            for batch, theirs in zip(evaluation_batches(reader, 4, 0, 1, threads), validation, strict=True):
+                assert torch.equal(batch.pictures, theirs.pictures)
+        if not attempt:  # all that follows must come from memory, in another reader too
+            for shard in (*copied.splits["train"].shards, *copied.splits["val"].shards):
+                state = shard.stat()
+                shard.write_bytes(bytes(state.st_size))
+
+
+def test_a_part_of_a_kept_split_is_read_for_itself(copied: Dataset) -> None:
+    held = kept.in_memory(copied, 1).splits["train"]
+    with Reader(held) as reader:
+        pictures = [reader.picture(sample) for sample in range(PICTURES)]
+    with Reader(held.part(4)) as reader:
+        assert all(torch.equal(reader.picture(n), pictures[10 * n]) for n in range(4))
+
+
+def test_what_does_not_fit_is_refused_with_the_bytes(copied: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = kept.free_memory()
+    assert 10**8 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(kept, "RESERVE", 2 * free)
+    with pytest.raises(
+        AlexNetError, match=r"58 decoded pictures in each of 9 processes need 0\.1 GB, .* free"
+    ) as error:
+        kept.in_memory(copied, 9)
+    assert "--cache" in error.value.hint
+
+
+def test_a_limit_of_a_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/cgroup").exists():
+        pytest.skip("this system has no control groups")
+    monkeypatch.setattr(kept, "CGROUPS", tmp_path)
+    assert kept._free_in_groups() == []
+    for name, text in {"max": "5000\n", "current": "3000\n", "stat": "anon 900\ninactive_file 700\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert kept._free_in_groups() == [2700] and kept.free_memory() == 2700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert kept._free_in_groups() == []
+
+
+# -- the memory of batches ------------------------------------------------------------------------------------
+
+
+def test_memory_is_lent_again_only_when_its_batch_is_gone(copied: Dataset) -> None:
+    plan = Plan(PICTURES, 8, None)
+    with Reader(copied.splits["train"]) as reader:
+        first, second = (reader.batch(plan.part(0, step)).pictures for step in range(2))
+        places = {first.data_ptr(), second.data_ptr()}
+        assert len(places) == 2
+        before, row = first.clone(), first[3].numpy()
+        del first
+        third = reader.batch(plan.part(0, 2)).pictures
+        assert third.data_ptr() not in places  # a row of the first is still in use
+        assert (row == before[3].numpy()).all()
+        del row
+        assert reader.batch(plan.part(0, 3)).pictures.data_ptr() in places
+        assert len(reader.batch(Plan(PICTURES, 5, None).part(0, 0)).pictures) == 5
+
+
+def test_a_training_with_its_pictures_in_memory_is_the_same(
+    place: Path, alexnet: Callable[..., Any], net: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cache in ("none", "memory"):
+        alexnet("train", *net, "--cache", cache, "--name", cache, "--max-steps", 12, "--device", "cpu").succeeded()
+    plain, held = (place / "runs" / cache for cache in ("none", "memory"))
+    assert (plain / "best.safetensors").read_bytes() == (held / "best.safetensors").read_bytes()
+    monkeypatch.setattr(kept, "RESERVE", 10**15)
+    outcome = alexnet("train", *net, "--cache", "memory", "--new")
+    outcome.failed("--cache memory: 58 decoded pictures need 0.0 GB", "leave --cache out")
