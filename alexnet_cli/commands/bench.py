@@ -2,13 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from alexnet_cli import console, paper
 from alexnet_cli.options import Device, Json
-from alexnet_cli.runs import Precision
+
+if TYPE_CHECKING:
+    from alexnet_cli.runs import Precision
 
 app = typer.Typer(
     name="bench",
@@ -21,7 +23,8 @@ Batch = Annotated[int, typer.Option(min=1, help="Pictures at once.")]
 Width = Annotated[float, typer.Option(min=0.01, max=1, help="Of each layer, beside the paper's.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Of which the median counts, after one to warm up.")]
 Only = Annotated[
-    Precision | None, typer.Option("--precision", help="This one alone, not both.", show_default=False)
+    Literal["fp32", "bf16"] | None,
+    typer.Option("--precision", help="This one alone, not both.", show_default=False),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compiled as well: needs a C++ compiler, and minutes.")]
 
@@ -146,8 +149,8 @@ def step(
 
 
 def _subject(
-    device: str | None, batch: int, width: float, rounds: int, precision: Precision | None, compiled: bool
-) -> tuple[Any, int, float, int, list[Precision], bool]:
+    device: str | None, batch: int, width: float, rounds: int, precision: "Precision | None", compiled: bool
+) -> tuple[Any, int, float, int, "list[Precision]", bool]:
     from alexnet_cli.bench.timing import check_compiler
     from alexnet_cli.engine import launch
 
