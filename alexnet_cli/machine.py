@@ -6,7 +6,10 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,45 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS
+
+
+def free_memory() -> int:
+    """Bytes this process may still take: of the machine, and of the control groups a scheduler put it in."""
+    return min([_free_in_machine(), *_free_in_groups()])
+
+
+def _free_in_machine() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # macOS, which does not say so simply what is free
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_in_groups() -> list[int]:
+    """Of the process's group and those around it, as version 2 of Linux's control groups has them."""
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::/")[2]
+    except OSError:
+        return []
+    groups = (CGROUPS / group for group in (PurePosixPath(own), *PurePosixPath(own).parents))
+    return [free for group in groups if (free := _free_in_group(group)) is not None]
+
+
+def _free_in_group(group: Path) -> int | None:
+    """None where there is no limit."""
+    names = ("memory.max", "memory.current", "memory.stat")
+    try:
+        limit, used, details = ((group / name).read_text(encoding="ascii") for name in names)
+    except OSError:
+        return None
+    if limit.strip() == "max":
+        return None
+    lines = dict(line.split() for line in details.splitlines())
+    # Files that were read are counted as used, and given up when memory is short.
+    return max(0, int(limit) - int(used) + int(lines.get("inactive_file", 0)))
 
 
 def keep_freed_memory() -> None:

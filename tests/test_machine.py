@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,15 @@ def test_signals_are_given_back():
     with machine.signals_handled([signal.SIGUSR1], lambda number, _: heard.append(number)):
         os.kill(os.getpid(), signal.SIGUSR1)
     assert heard == [signal.SIGUSR1] and signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_limit_of_a_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/cgroup").exists():
+        pytest.skip("this system has no control groups")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    assert machine._free_in_groups() == []
+    for name, text in {"max": "5000\n", "current": "3000\n", "stat": "anon 900\ninactive_file 700\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert machine._free_in_groups() == [2700] and machine.free_memory() == 2700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine._free_in_groups() == []

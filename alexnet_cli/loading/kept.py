@@ -1,8 +1,6 @@
 """Splits whose decoded pictures stay in this process's memory, so that only the first epoch reads the shards."""
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +9,13 @@ from alexnet_cli import paper
 from alexnet_cli.dataset.images import Pixels
 from alexnet_cli.dataset.manifest import Dataset, Split
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.machine import free_memory
 
 PICTURE = 3 * paper.IMAGE_SIZE**2  # bytes
 RESERVE = 4 * 10**9
 """Bytes left alone: a step of 128 pictures on the CPU takes about three quarters of that."""
 
 USED = ("train", "val")  # by a training
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Kept:
@@ -75,45 +73,6 @@ def in_memory(dataset: Dataset, processes: int) -> Dataset:
         for name, split in dataset.splits.items()
     }
     return replace(dataset, splits=splits)
-
-
-def free_memory() -> int:
-    """Bytes this process may still take: of the machine, and of the control groups a scheduler put it in."""
-    return min([_free_in_machine(), *_free_in_groups()])
-
-
-def _free_in_machine() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # macOS, which does not say so simply what is free
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_in_groups() -> list[int]:
-    """Of the process's group and those around it, as version 2 of Linux's control groups has them."""
-    try:
-        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::/")[2]
-    except OSError:
-        return []
-    groups = (CGROUPS / group for group in (PurePosixPath(own), *PurePosixPath(own).parents))
-    return [free for group in groups if (free := _free_in_group(group)) is not None]
-
-
-def _free_in_group(group: Path) -> int | None:
-    """None where there is no limit."""
-    names = ("memory.max", "memory.current", "memory.stat")
-    try:
-        limit, used, details = ((group / name).read_text(encoding="ascii") for name in names)
-    except OSError:
-        return None
-    if limit.strip() == "max":
-        return None
-    lines = dict(line.split() for line in details.splitlines())
-    # Files that were read are counted as used, and given up when memory is short.
-    return max(0, int(limit) - int(used) + int(lines.get("inactive_file", 0)))
 
 
 def _size(count: int) -> str:

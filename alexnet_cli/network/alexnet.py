@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +15,13 @@ from torch import Tensor, nn
 
 from alexnet_cli import paper
 from alexnet_cli.network.lrn import LocalResponseNorm
+from alexnet_cli.network.within import WithinMapNorm
 from alexnet_cli.recipes import LAYERS, SIXTH, Network
 
 # B pictures, K kernel maps.
 
 SIZES = dict(zip((*LAYERS[:5], SIXTH), (*paper.CONVOLUTION_SIZES, 3), strict=True))
 """Rows and columns of a kernel; conv6's are those of the 2012 code (layers-146-2012-2011.cfg)."""
-
-# The 2012 code's second normalization after conv2, over places of one map: type rnorm, sizeX, scale and pow of
-# [cnorm2] in layers-145.cfg and layer-params-145.cfg; what is added is the parser's default (layer.py, minDiv).
-WITHIN_SIZE = 5
-WITHIN_ALPHA = 0.001  # on the mean of the 25 squares
-WITHIN_BETA = 0.75
-WITHIN_K = 1.0
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": partial(F.relu, inplace=True),
@@ -128,52 +121,6 @@ class AlexNet(nn.Module):
             return x * self.test_scale
         assert mask is not None, "the masks of a training batch come with it"
         return x * (mask * self.training_scale)
-
-
-class WithinMapNorm(nn.Module):
-    """Normalization over places: x · (1 + (0.001/25)·Σ x²)^-¾ over the 5×5 places around, each map on its own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = _WithinMapNorm.apply(x)
-        return result
-
-
-class _WithinMapNorm(torch.autograd.Function):
-    """The backward pass computes the denominator again: autograd by itself would keep five tensors."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        wide = _wide(x)
-        power, _ = _power(wide)
-        return power.mul_(wide).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        wide = _wide(x)
-        power, denominator = _power(wide)
-        # dL/dx_i = g_i s_i^-β − 2αβ x_i · mean_j g_j x_j s_j^(-β-1): the window is symmetric.
-        direct = power.mul_(_wide(gradients[0]))
-        around = _mean_around(direct * wide / denominator).mul_(wide)
-        return direct.sub_(around, alpha=2 * WITHIN_ALPHA * WITHIN_BETA).to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Squares of half-precision activations overflow, so they are taken in float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _mean_around(x: Tensor) -> Tensor:
-    """The mean over 5×5 places, of 25 at the edges of a map too, where those outside are 0."""
-    return F.avg_pool2d(x, WITHIN_SIZE, stride=1, padding=WITHIN_SIZE // 2)
-
-
-def _power(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The factor s^-¾ and the denominator s."""
-    denominator = _mean_around(x.square()).mul_(WITHIN_ALPHA).add_(WITHIN_K)
-    inverse = denominator.rsqrt()  # two square roots are many times quicker than a power
-    return inverse.sqrt().mul_(inverse), denominator
 
 
 def _convolution(net: Network, name: str, maps: int) -> nn.Conv2d:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet_cli.network.alexnet import AlexNet, WithinMapNorm
+from alexnet_cli.network.alexnet import AlexNet
 from alexnet_cli.network.lrn import LocalResponseNorm
+from alexnet_cli.network.within import WithinMapNorm
 from alexnet_cli.recipes import Network
 
 POOLINGS = ("pool1", "pool2", "pool5")

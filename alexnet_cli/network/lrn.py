@@ -50,7 +50,7 @@ class _LocalResponseNorm(torch.autograd.Function):
         work = None
         for maps, out in zip(_pieces(x, norm.towers), _pieces(y, norm.towers), strict=True):
             work = _workspace(work, maps, norm)
-            work.forward(_in_full_precision(maps), out)
+            work.forward(in_full_precision(maps), out)
         return y
 
     @staticmethod
@@ -64,7 +64,7 @@ class _LocalResponseNorm(torch.autograd.Function):
         work = None
         for maps, grad, out in zip(*(_pieces(t, norm.towers) for t in (x, gradient, result)), strict=True):
             work = _workspace(work, maps, norm)
-            work.backward(_in_full_precision(maps), grad, out)
+            work.backward(in_full_precision(maps), grad, out)
         return result, None
 
 
@@ -91,7 +91,7 @@ def _pieces(x: Tensor, towers: int) -> tuple[Tensor, ...]:
     return torch.split(maps, max(1, round(CHUNK_ELEMENTS / max(1, maps[:1].numel()))))
 
 
-def _in_full_precision(x: Tensor) -> Tensor:
+def in_full_precision(x: Tensor) -> Tensor:
     """Squares of half-precision activations overflow beyond 255, so they are taken in float32."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
@@ -179,7 +179,7 @@ def _backward(x: Tensor, gradient: Tensor, norm: LocalResponseNorm) -> Tensor:
 
 
 def _by_tower(x: Tensor, norm: LocalResponseNorm) -> Tensor:
-    return _in_full_precision(torch.unflatten(x, 1, (norm.towers, -1)))
+    return in_full_precision(torch.unflatten(x, 1, (norm.towers, -1)))
 
 
 def _denominator(maps: Tensor, norm: LocalResponseNorm) -> Tensor:

@@ -19,6 +19,7 @@ from alexnet_cli.loading.augmentation import Colours
 from alexnet_cli.loading.loader import TrainingBatch, TrainingBatches, ahead, evaluation_batches
 from alexnet_cli.loading.plan import Plan
 from alexnet_cli.loading.reader import Reader, _Shards
+from alexnet_cli.machine import free_memory
 
 PICTURES = 40
 RECIPE = replace(recipes.paper(), network=recipes.Network(hidden=10))
@@ -121,7 +122,7 @@ def test_a_part_of_a_kept_split_is_read_for_itself(copied: Dataset) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_the_bytes(copied: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = kept.free_memory()
+    free = free_memory()
     assert 10**8 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     monkeypatch.setattr(kept, "RESERVE", 2 * free)
     with pytest.raises(
@@ -129,18 +130,6 @@ def test_what_does_not_fit_is_refused_with_the_bytes(copied: Dataset, monkeypatc
     ) as error:
         kept.in_memory(copied, 9)
     assert "--cache" in error.value.hint
-
-
-def test_a_limit_of_a_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not Path("/proc/self/cgroup").exists():
-        pytest.skip("this system has no control groups")
-    monkeypatch.setattr(kept, "CGROUPS", tmp_path)
-    assert kept._free_in_groups() == []
-    for name, text in {"max": "5000\n", "current": "3000\n", "stat": "anon 900\ninactive_file 700\n"}.items():
-        (tmp_path / f"memory.{name}").write_text(text)
-    assert kept._free_in_groups() == [2700] and kept.free_memory() == 2700
-    (tmp_path / "memory.max").write_text("max\n")
-    assert kept._free_in_groups() == []
 
 
 # -- the memory of batches ------------------------------------------------------------------------------------

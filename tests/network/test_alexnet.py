@@ -12,7 +12,8 @@ from reference import Numbers
 
 from alexnet_cli import recipes
 from alexnet_cli.engine import optimizer
-from alexnet_cli.network.alexnet import AlexNet, WithinMapNorm, initialise
+from alexnet_cli.network.alexnet import AlexNet, initialise
+from alexnet_cli.network.within import WithinMapNorm
 from alexnet_cli.recipes import Network
 
 CLASSES, BATCH = 7, 2

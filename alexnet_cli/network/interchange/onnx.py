@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from alexnet_cli import __version__, paper
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.network.alexnet import WITHIN_ALPHA, WITHIN_BETA, WITHIN_K, WITHIN_SIZE, AlexNet, WithinMapNorm
+from alexnet_cli.network.alexnet import AlexNet
 from alexnet_cli.network.lrn import LocalResponseNorm
+from alexnet_cli.network.within import WITHIN_ALPHA, WITHIN_BETA, WITHIN_K, WITHIN_SIZE, WithinMapNorm
 from alexnet_cli.recipes import SIXTH, Network
 
 if TYPE_CHECKING:
