@@ -4,13 +4,17 @@ Everything reads the same pictures, in the same rounds, out of the memory in whi
 read before: a disk that is slower than that is not measured.
 """
 
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,22 +23,28 @@ import numpy as np
 import simplejpeg
 import torch
 import webdataset
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import PILToTensor
 
 from alexnet_cli import paper, recipes
+from alexnet_cli.bench import step
 from alexnet_cli.bench.timing import medians
 from alexnet_cli.dataset.manifest import Dataset, Split, open_squares
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.loading.augmentation import Colours
-from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead, evaluation_batches
+from alexnet_cli.loading.augmentation import Colours, each_view, rows_of, training_views
+from alexnet_cli.loading.loader import BATCHES_AHEAD, Reader, TrainingBatches, ahead, evaluation_batches
+from alexnet_cli.loading.memory import Memory
 from alexnet_cli.loading.plan import Plan
 from alexnet_cli.machine import keep_freed_memory
 
-BARE, OURS, TRAINING = "bare decode", "alexnet, uint8", "alexnet, to train on"
+BARE, OURS, CROPPED = "bare decode", "alexnet, uint8", "alexnet, uint8, cropped and reflected"
+TRAINING = "alexnet, to train on"
 FOLDER, WEBDATASET = "ImageFolder, uint8", "webdataset with Pillow, uint8"
-WAYS = (BARE, OURS, TRAINING, FOLDER, WEBDATASET)
+DALI = "NVIDIA DALI on the CPU, uint8, cropped and reflected"
+WAYS = (BARE, OURS, CROPPED, TRAINING, FOLDER, WEBDATASET, DALI)
+"""DALI where it is installed."""
 THREADS = (1, 2)
 BATCH = paper.BATCH_SIZE
 SHARDS = 4
@@ -51,29 +61,34 @@ class Row:
     of_bare: float
 
 
-def rows(root: Path, count: int = 2000, rounds: int = 3) -> list[Row]:
+def rows(place: Path | str, count: int = 2000, rounds: int = 3) -> list[Row]:
     """Measure on `count` training pictures; raises AlexNetError where they are not JPEG squares."""
-    dataset = open_squares(root)
+    dataset = open_squares(place)
     if dataset.treatment.encoding != "jpeg" or "train" not in dataset.splits:
         raise AlexNetError(
-            f"{root} has no training pictures in JPEG", "name a dataset that `alexnet prepare` made"
+            f"{dataset.place} has no training pictures in JPEG", "name a dataset that `alexnet prepare` made"
         )
     split = dataset.splits["train"]
-    split = Split(split.name, split.shards, split.index[:count], split.encoding)
+    split = split.first(count)
     keep_freed_memory()  # as in training
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
+        if split.far is not None:
+            stack.enter_context(split.far.brought(tuple(np.unique(split.index["shard"]).tolist())))
         reader = stack.enter_context(Reader(split))
         classes, shards = copied(split, Path(stack.enter_context(TemporaryDirectory(prefix="alexnet-bench-"))))
         ways: dict[tuple[str, int], Callable[[], object]] = {}
         for threads in THREADS:
             ways[BARE, threads] = Bare(split, threads)
             ways[OURS, threads] = partial(ours, reader, threads)
+            ways[CROPPED, threads] = partial(cropped, reader, threads)
             ways[TRAINING, threads] = partial(to_train_on, reader, dataset, threads)
             ways[FOLDER, threads] = partial(exhaust, image_folder(classes, threads))
             ways[WEBDATASET, threads] = partial(exhaust, with_webdataset(shards, threads))
+            if dali_is_installed():
+                ways[DALI, threads] = with_dali(shards, threads, -(-len(split.index) // BATCH))
         seconds = medians(ways, torch.device("cpu"), rounds)
     pictures = len(split.index)
     return [
@@ -108,6 +123,81 @@ def to_train_on(reader: Reader, dataset: Dataset, threads: int) -> None:
     plan = Plan(len(reader.split.index), BATCH, 1)
     build = TrainingBatches(reader, plan, recipes.paper(), colours, 1, 0, 1, torch.device("cpu"))
     exhaust(ahead(build, [(0, step) for step in range(plan.steps)], threads))
+
+
+def cropped(reader: Reader, threads: int) -> None:
+    """The patches of a training epoch as they are in the pictures."""
+    plan, side = Plan(len(reader.split.index), BATCH, 1), paper.CROP_SIZE
+    memory, recipe = Memory(np.uint8), recipes.paper().augmentation
+
+    def build(step: int) -> Tensor:
+        part = plan.part(0, step)
+        patches = memory.array((part.rows, side, side, 3))
+        views = training_views(recipe, 1, 0, part.positions, side)
+        pictures = reader.batch(part).pictures
+        for patch, picture, view in zip(patches, pictures, each_view(views, side), strict=False):
+            view.put(patch.reshape(side, 3 * side), rows_of(picture))
+        return torch.from_numpy(patches)
+
+    exhaust(ahead(build, range(plan.steps), threads))
+
+
+def dali_is_installed() -> bool:
+    return bool(find_spec("nvidia") and find_spec("nvidia.dali"))
+
+
+def with_dali(shards: list[str], threads: int, batches: int) -> Callable[[], None]:
+    """Its webdataset reader, decoder and crop_mirror_normalize, whose outputs stay where it made them."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    def graph() -> Any:
+        data, label = fn.readers.webdataset(paths=shards, ext=["jpg", "cls"])
+        x, y = (fn.random.uniform(range=[0, 1]) for _ in range(2))
+        patches = fn.crop_mirror_normalize(
+            fn.decoders.image(data, output_type=types.RGB), crop=(paper.CROP_SIZE, paper.CROP_SIZE),
+            crop_pos_x=x, crop_pos_y=y, mirror=fn.random.coin_flip(),
+            dtype=types.UINT8, mean=[0.0] * 3, std=[1.0] * 3, output_layout="HWC",
+        )  # fmt: skip
+        return patches, label
+
+    options = {"batch_size": BATCH, "num_threads": threads, "prefetch_queue_depth": BATCHES_AHEAD}
+    built = pipeline_def(graph, device_id=None, **options)()
+    built.build()
+    return lambda: exhaust(built.run() for _ in range(batches))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Pictures a second that each part of a training can do here, alone."""
+
+    disk: float
+    """Shards read from front to back by one thread, forgotten by the system before."""
+    loading: float
+    device: float
+
+    @property
+    def by(self) -> str:
+        return min(("disk", self.disk), ("decode", self.loading), ("device", self.device), key=itemgetter(1))[0]
+
+
+def bound(place: Path | str, count: int, found: list[Row], device: torch.device) -> Bound:
+    """What would hold up a training of the paper's net, after `rows` was measured on the same."""
+    split = open_squares(place).splits["train"].first(count)
+    loading = max(row.rate for row in found if row.way == TRAINING)
+    return Bound(_disk(split), loading, step.rate(device, 16 if device.type == "cpu" else BATCH))
+
+
+def _disk(split: Split) -> float:
+    """Infinite where that cannot be told: of shards from afar, and where files cannot be forgotten."""
+    if split.far is not None or not hasattr(os, "posix_fadvise"):
+        return math.inf
+    shards = [split.shards[number] for number in np.unique(split.index["shard"])]
+    for shard in shards:
+        with shard.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    start = time.perf_counter()
+    size = sum(len(shard.read_bytes()) for shard in shards)
+    return size / float(split.index["size"].mean()) / (time.perf_counter() - start)
 
 
 def stored(split: Split) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from alexnet_cli import paper
 from alexnet_cli.bench.lrn import stock
 from alexnet_cli.bench.timing import medians, peak
-from alexnet_cli.engine.prediction import autocast
+from alexnet_cli.engine.arithmetic import autocast
 from alexnet_cli.machine import keep_freed_memory
 from alexnet_cli.network import describe
 from alexnet_cli.network.alexnet import AlexNet, initialise
@@ -28,6 +28,9 @@ from alexnet_cli.runs import Layout, Precision
 OURS, TWO, COMPILED = "alexnet", "alexnet, apart", "alexnet, compiled"
 """`apart`: the towers' convolutions are two each, not one in two groups."""
 PLAIN, STOCK, NONE = "torch's LRN, memory not kept", "torch's LRN", "no LRN"
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Pixels, labels and the masks of fc6 and fc7."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,8 @@ def rows(
     device: torch.device, batch: int, width: float, rounds: int, precisions: list[Precision], compiled: bool
 ) -> list[Row]:
     """Measure each layout in each precision, the rest in the layout that is usual for it."""
-    net = chosen("paper", [f"network.width={width}"]).network
-    base = AlexNet(net, paper.CLASSES)
-    initialise(base, net, seed=1)
-    base.to(device)
-    pixels = torch.randn(batch, 3, net.crop, net.crop, device=device) * 50
-    labels = torch.arange(batch, device=device) % paper.CLASSES
-    masks = [(torch.rand(batch, width, device=device) > 0.5).float() for width in net.mask_widths]
-    inputs = pixels, labels, masks[0], masks[1]
+    net, base, inputs = subject(device, batch, width)
+    as_trained = (as_cut(inputs[0]), *inputs[1:])
     usual = usual_layout(device.type)
     wanted: list[tuple[Layout, str]] = [("contiguous", STOCK), *product(LAYOUTS, (NONE, OURS)), (usual, TWO)]
     if compiled:
@@ -65,7 +62,12 @@ def rows(
     keep_freed_memory()
     ways: dict[tuple[Precision, Layout, str], Callable[[], object]] = {}
     for precision, (layout, way) in product(precisions, wanted):
-        ways[precision, layout, way] = step(variant(net, base, way, layout), way == COMPILED, precision, inputs)
+        ways[precision, layout, way] = step(
+            variant(net, base, way, layout),
+            way == COMPILED,
+            precision,
+            inputs if layout == "contiguous" else as_trained,
+        )
     seconds = {(precisions[0], wanted[0][0], PLAIN): plain[PLAIN], **medians(ways, device, rounds)}
     roofs = {precision: peak(device, precision, rounds) / operations(net) for precision in precisions}
     return [
@@ -75,6 +77,32 @@ def rows(
         )
         for (precision, layout, name), taken in seconds.items()
     ]  # fmt: skip
+
+
+def subject(device: torch.device, batch: int, width: float) -> tuple[Network, AlexNet, Inputs]:
+    net = chosen("paper", [f"network.width={width}"]).network
+    base = AlexNet(net, paper.CLASSES)
+    initialise(base, net, seed=1)
+    base.to(device)
+    pixels = torch.randn(batch, 3, net.crop, net.crop, device=device) * 50
+    labels = torch.arange(batch, device=device) % paper.CLASSES
+    masks = [(torch.rand(batch, width, device=device) > 0.5).float() for width in net.mask_widths]
+    return net, base, (pixels, labels, masks[0], masks[1])
+
+
+def rate(device: torch.device, batch: int, width: float = 1.0) -> float:
+    """Pictures a second of the step as `train` does it, in fp32."""
+    net, base, (pixels, *others) = subject(device, batch, width)
+    keep_freed_memory()
+    ours = variant(net, base, OURS, usual_layout(device.type))
+    way = step(ours, False, "fp32", (as_cut(pixels), others[0], others[1], others[2]))
+    return batch / medians({OURS: way}, device, 2)[OURS]
+
+
+def as_cut(pixels: Tensor) -> Tensor:
+    """In memory as the loader gives a batch to this device: on a CPU as pictures are decoded."""
+    on_host = pixels.device.type == "cpu"
+    return pixels.contiguous(memory_format=torch.channels_last if on_host else torch.contiguous_format)
 
 
 def operations(net: Network) -> int:
@@ -98,9 +126,7 @@ def variant(net: Network, base: AlexNet, way: str, layout: Layout) -> AlexNet:
     return model
 
 
-def step(
-    model: AlexNet, compiled: bool, precision: Precision, inputs: tuple[Tensor, Tensor, Tensor, Tensor]
-) -> Callable[[], object]:
+def step(model: AlexNet, compiled: bool, precision: Precision, inputs: Inputs) -> Callable[[], object]:
     pixels, labels, *masks = inputs
     run = torch.compile(model) if compiled else model
 

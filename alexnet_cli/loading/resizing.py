@@ -59,9 +59,17 @@ def taps(starts: NDArray[np.int64], sizes: NDArray[np.int64], side: int) -> Taps
 
 
 def resized(image: NDArray[Any], down: Sums, across: Sums) -> NDArray[np.float32]:
-    """(3, height, width) → (3, side, side) float32."""
-    tall = _summed(image[:, places] * weights[:, None] for places, weights in zip(*down, strict=True))
-    return _summed(tall[:, :, places] * weights for places, weights in zip(*across, strict=True))
+    """Rows of pixels, (height, width · 3) → (side, side · 3) float32."""
+    tall = _summed(image[places] * weights[:, None] for places, weights in zip(*down, strict=True))
+    return _summed(
+        tall.take(_colours(places), axis=1, mode="clip") * weights.repeat(3)
+        for places, weights in zip(*across, strict=True)
+    )
+
+
+def _colours(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of pixels in a row, where their three colours are."""
+    return (3 * places[:, None] + np.arange(3)).ravel()
 
 
 def resized_batch(images: Tensor, down: Taps, across: Taps) -> Tensor:

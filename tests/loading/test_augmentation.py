@@ -123,13 +123,15 @@ def test_the_ways_of_the_cpu_and_of_accelerators_are_bit_equal(
     patches = patches_for(recipe_with(mean_of, side), mean())
     noise = colour_noise(PLAIN, colours(), 5, 0, positions)
     for how in ((patches, where, None), (patches.divided(1.1), where, noise)):
-        by_slices = augmentation._cut_by_slices(given, *how)
-        by_index = augmentation._cut_by_index(given, *how)
-        assert by_slices.shape == (12, 3, side, side)
-        assert torch.equal(by_slices, by_index)
+        by_rows, by_index = augmentation.cut(given, *how), augmentation._cut_by_index(given, *how)
+        assert by_rows.shape == (12, 3, side, side)
+        assert torch.equal(by_rows, by_index)
+        memory = np.full((12, side, side, 3), np.nan, dtype=np.float32)
+        assert torch.equal(augmentation.cut(given, *how, memory), by_index)
+        assert torch.equal(torch.from_numpy(memory).permute(0, 3, 1, 2), by_index)
 
 
-@pytest.mark.parametrize("way", [augmentation._cut_by_slices, augmentation._cut_by_index])
+@pytest.mark.parametrize("way", [augmentation.cut, augmentation._cut_by_index])
 def test_a_cut_leaves_the_pictures_and_the_mean_alone(way) -> None:
     given, average = pictures(2), mean()
     way(given, Patches(224, average).divided(2), views((1, 2, True), (3, 4, False)), torch.ones(2, 3))

@@ -26,8 +26,9 @@ from alexnet_cli.dataset.manifest import Dataset, open_dataset
 from alexnet_cli.dataset.preparation import Options, prepare
 from alexnet_cli.dataset.sources.folders import list_folders
 from alexnet_cli.dataset.treatment import Encoding, Treatment
+from alexnet_cli.engine.events import Step
 from alexnet_cli.engine.launch import Placement
-from alexnet_cli.engine.loop import Limits, Step
+from alexnet_cli.engine.session import Limits
 from alexnet_cli.engine.training import Job, config
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import draws, loader
