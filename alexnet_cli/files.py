@@ -1,12 +1,14 @@
 """Files that are written whole or not at all, and what is known of them."""
 
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -108,6 +110,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, OSError, RecursionError) as error:
         raise AlexNetError(f"{path} cannot be read as JSON: {error}", "it is damaged; write it anew") from error
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """A line of CSV in which nothing that came from data is a formula to a spreadsheet."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow([_harmless(cell) for cell in cells])
+    return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def sha256(path: Path) -> str:

@@ -1,13 +1,39 @@
 """Options that several commands share, so that one idea has one name and one help text everywhere."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 Data = Annotated[
-    Path, typer.Option("--data", envvar="ALEXNET_DATASET", help="Dataset directory that `prepare` wrote.")
+    str,
+    typer.Option(
+        "--data",
+        metavar="DIR|URL",
+        envvar="ALEXNET_DATASET",
+        help="Dataset directory that `prepare` wrote, or where it lies: https://…, s3://…, gs://….",
+    ),
 ]
+OwnData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR|URL",
+        envvar="ALEXNET_DATASET",
+        help="Dataset directory, or where it lies; the one that the run was trained on.",
+        show_default=False,
+    ),
+]
+
+
+def not_far(path: Path) -> Path:
+    """Refuse a URL where there must be a folder; as a path it has lost a slash."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise typer.BadParameter("it must be a folder of this machine; train and eval take URLs")
+    return path
+
+
 Runs = Annotated[Path, typer.Option("--runs", envvar="ALEXNET_RUNS", help="Folder of run directories.")]
 Device = Annotated[
     str | None,

@@ -13,7 +13,7 @@ import typer
 from alexnet_cli import console, imagenet, machine, paper
 from alexnet_cli.dataset.treatment import CHROMA, LARGEST, QUALITY, Encoding, Geometry, Treatment
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.options import Json
+from alexnet_cli.options import Json, not_far
 
 if TYPE_CHECKING:
     from alexnet_cli.dataset.manifest import Dataset
@@ -30,7 +30,10 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", envvar="ALEXNET_DATASET", help="The dataset directory to write.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", envvar="ALEXNET_DATASET", help="The dataset directory to write.", callback=not_far),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -7,7 +7,7 @@ import typer
 
 from alexnet_cli import console, machine
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.options import Json
+from alexnet_cli.options import Json, not_far
 
 if TYPE_CHECKING:
     from alexnet_cli.dataset.rereading import Finding
@@ -17,7 +17,10 @@ SHOWN = 10
 
 def verify(
     dataset: Annotated[
-        Path, typer.Argument(envvar="ALEXNET_DATASET", help="The dataset directory that `prepare` wrote.")
+        Path,
+        typer.Argument(
+            envvar="ALEXNET_DATASET", help="The dataset directory that `prepare` wrote.", callback=not_far
+        ),
     ] = Path("dataset"),
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; if not given, one a core.", show_default=False)

@@ -19,14 +19,18 @@ The keys of manifest.json:
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_cli import paper
+from alexnet_cli.dataset.far.address import is_far
 from alexnet_cli.dataset.treatment import Encoding, Treatment, treatment_of
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import read_json, sha256
+
+if TYPE_CHECKING:
+    from alexnet_cli.dataset.far.lending import Far
 
 FORMAT_VERSION = 1
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<u4")])
@@ -37,16 +41,21 @@ MEAN = "mean.npy"
 UNFINISHED = ".unfinished"
 BARE_NAME = re.compile(r"(train|val|test)-\d{6,}\.tar")
 CHECKED_AT_ONCE = 1 << 20  # index rows
+LARGEST_SHARD = 1 << 40  # bytes, of one that is not here
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `index` is memory-mapped INDEX_DTYPE, a row a picture; its `shard` counts in `shards`."""
+    """One split: `index` is memory-mapped INDEX_DTYPE, a row a picture; its `shard` counts in `shards`.
+
+    With `far` a shard is there only while that lends it.
+    """
 
     name: str
     shards: tuple[Path, ...]
     index: np.ndarray
     encoding: Encoding = "jpeg"
+    far: "Far | None" = None
 
     def part(self, count: int | None) -> "Split":
         """The same split with `count` of its pictures, evenly spaced: it may be ordered by class."""
@@ -54,6 +63,10 @@ class Split:
         if count is None or count >= total:
             return self
         return replace(self, index=self.index[np.arange(count) * total // count])
+
+    def first(self, count: int) -> "Split":
+        """The same split with its first pictures only, which lie in few shards."""
+        return replace(self, index=self.index[:count])
 
 
 @dataclass(frozen=True)
@@ -76,21 +89,30 @@ class Dataset:
     fingerprint: str
     treatment: Treatment
     manifest: dict[str, Any]
+    url: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people: of a far dataset `root` holds only what was fetched."""
+        return self.url or str(self.root)
 
 
 def index_name(split: str) -> str:
     return f"{split}-index.npy"
 
 
-def open_dataset(root: Path) -> Dataset:
-    """Open and check; raises AlexNetError for a directory that is absent, unfinished, foreign or damaged."""
+def open_dataset(root: Path, shards_here: bool = True) -> Dataset:
+    """Open and check; raises AlexNetError for a directory that is absent, unfinished, foreign or damaged.
+
+    With `shards_here` false the shards are not looked for, nor whether pictures lie inside them.
+    """
     manifest = read_manifest(root)
     try:
         treatment = treatment_of(manifest)
         classes = tuple(str(entry["name"]) for entry in manifest["classes"])
         wnids = tuple(entry["wnid"] for entry in manifest["classes"])
         splits = {
-            name: open_split(root, name, manifest["splits"][name], len(classes), treatment.encoding)
+            name: open_split(root, name, manifest["splits"][name], len(classes), treatment.encoding, shards_here)
             for name in SPLITS
             if name in manifest["splits"]
         }
@@ -115,17 +137,33 @@ def open_dataset(root: Path) -> Dataset:
         raise damaged(root / MANIFEST, f"{type(error).__name__}: {error}") from error
 
 
-def open_squares(root: Path) -> Dataset:
-    """Open a dataset to feed a network of the recipes; raises AlexNetError too where its pictures do not fit."""
-    dataset = open_dataset(root)
+def open_squares(place: Path | str, keep: bool = False) -> Dataset:
+    """Open a dataset to feed a network of the recipes: a directory, or the URL of one.
+
+    The shards of a far one are fetched as they are needed, and with `keep` stay on this disk. Raises AlexNetError
+    as `open_dataset`, and where the pictures do not fit.
+    """
+    dataset = _opened(str(place), keep)
     size, geometry = dataset.treatment.size, dataset.treatment.geometry
     if geometry == "shorter" or size != paper.IMAGE_SIZE:
         found = f"have a shorter side of {size}" if geometry == "shorter" else f"are {size}×{size}"
         raise AlexNetError(
-            f"the pictures in {root} {found}, and the recipes need {paper.IMAGE_SIZE}×{paper.IMAGE_SIZE}",
+            f"the pictures in {dataset.place} {found}, and the recipes need {paper.IMAGE_SIZE}×{paper.IMAGE_SIZE}",
             f"alexnet prepare SOURCE --out OTHER --size {paper.IMAGE_SIZE} --geometry crop",
         )
     return dataset
+
+
+def _opened(place: str, keep: bool) -> Dataset:
+    if is_far(place):
+        from alexnet_cli.dataset.far.opening import open_far  # which builds on this module
+
+        return open_far(place, keep)
+    if keep:
+        raise AlexNetError(
+            f"--cache disk: {place} is a folder of this machine already", "leave --cache out, or copy it elsewhere"
+        )
+    return open_dataset(Path(place))
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -146,7 +184,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def open_split(root: Path, name: str, facts: dict[str, Any], classes: int, encoding: Encoding) -> Split:
+def open_split(
+    root: Path, name: str, facts: dict[str, Any], classes: int, encoding: Encoding, shards_here: bool
+) -> Split:
     names = [shard["name"] for shard in facts["shards"]]
     for shard in names:
         if not BARE_NAME.fullmatch(shard):
@@ -155,7 +195,8 @@ def open_split(root: Path, name: str, facts: dict[str, Any], classes: int, encod
     index = load(root / index_name(name), mapped=True)
     if index.dtype != INDEX_DTYPE or index.ndim != 1 or len(index) != facts["pictures"]:
         raise damaged(root / index_name(name), f"it does not list {facts['pictures']} pictures")
-    check_index(root / index_name(name), index, sizes(shards), classes)
+    limits = sizes(shards) if shards_here else np.full(len(shards), LARGEST_SHARD, dtype=np.uint64)
+    check_index(root / index_name(name), index, limits, classes)
     return Split(name, shards, index, encoding)
 
 

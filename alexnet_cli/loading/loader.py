@@ -7,7 +7,7 @@ there is no shared memory to run out of, nothing to pickle and nothing left behi
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_cli.loading import augmentation, draws
-from alexnet_cli.loading.plan import Plan
+from alexnet_cli.loading.memory import Memory
+from alexnet_cli.loading.plan import Plan, shard_lengths
 from alexnet_cli.loading.reader import EvaluationBatch
 from alexnet_cli.loading.reader import Reader as Reader
+from alexnet_cli.loading.transfer import beside_training, handed_over
 from alexnet_cli.machine import cores
 from alexnet_cli.recipes import Recipe
 
@@ -32,7 +34,7 @@ BATCHES_AHEAD = 4
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    pixels: Tensor  # (rows, 3, side, side) float32, cut and less the mean
+    pixels: Tensor  # (rows, 3, side, side) float32, cut and less the mean; on a CPU in channels_last
     masks: tuple[Tensor, Tensor]  # (rows, units) float32: which units of fc6 and fc7 are kept
     labels: Tensor
     weights: Tensor
@@ -51,9 +53,17 @@ class TrainingBatches:
     rank: int
     ranks: int
     device: torch.device
+    memory: Memory = field(default_factory=partial(Memory, np.float32))
+    """Where batches are cut on a CPU."""
 
     def __call__(self, place: tuple[int, int]) -> TrainingBatch:
-        epoch, step = place
+        with beside_training(self.device):
+            batch = self._built(*place)
+        handed_over(batch.pixels, *batch.masks, batch.labels, batch.weights)
+        return batch
+
+    def _built(self, epoch: int, step: int) -> TrainingBatch:
+        self.reader.expect(self.plan, epoch, step, self.recipe.schedule.epochs)
         part = self.plan.part(epoch, step, self.rank, self.ranks)
         # Padding rows are given views and masks too, those of positions beyond the epoch: one shape, weight 0.
         padding = self.plan.pictures + np.arange(part.rows - len(part.positions))
@@ -75,7 +85,11 @@ class TrainingBatches:
             noise = augmentation.colour_noise(recipe, self.colours, seed, epoch, positions).to(self.device)
             if recipe.colour_shrinks:
                 patches = patches.divided(1 + recipe.colour_noise)
-        return augmentation.cut(pictures.to(self.device), patches, views, noise)
+        pictures = pictures.to(self.device, non_blocking=True)
+        if self.device.type != "cpu":
+            return augmentation.cut(pictures, patches, views, noise)
+        memory = self.memory.array((len(pictures), patches.side, patches.side, 3))
+        return augmentation.cut(pictures, patches, views, noise, memory)
 
     def _mask(self, purpose: draws.Purpose, epoch: int, positions: NDArray[np.int64], units: int) -> Tensor:
         kept = draws.kept(self.seed, purpose, epoch, positions, units, self.recipe.network.dropout)
@@ -86,11 +100,12 @@ def evaluation_batches(
     reader: Reader, batch_size: int, rank: int, ranks: int, threads: int
 ) -> Iterator[EvaluationBatch]:
     """The split in index order, in batches cut the same whatever the ranks; each rank takes every `ranks`-th."""
-    plan = Plan(len(reader.split.index), batch_size, None)
+    plan = Plan(len(reader.split.index), batch_size, None, shards=shard_lengths(reader.split.index["shard"]))
     return ahead(partial(_evaluation_batch, reader, plan), range(rank, plan.steps, ranks), threads)
 
 
 def _evaluation_batch(reader: Reader, plan: Plan, step: int) -> EvaluationBatch:
+    reader.expect(plan, 0, step, 1)
     return reader.batch(plan.part(0, step))
 
 

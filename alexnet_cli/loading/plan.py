@@ -15,6 +15,9 @@ from alexnet_cli.loading import draws
 WINDOW = 16
 """Shards that are mixed, at most: 32,768 pictures, or 0.7 GB of JPEG, if they are full."""
 
+BEHIND = 4
+"""Batches that may still be built when one is begun: `loader.BATCHES_AHEAD`."""
+
 AT_ONCE = 1 << 20  # index rows
 
 
@@ -63,6 +66,32 @@ class Plan:
         positions = np.arange(first, min(first + rows, stop))
         return Part(positions, self._samples(epoch, positions), rows)
 
+    def near(self, epoch: int, step: int, epochs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The shards to have for batch `step`, each by one of its pictures, and those that may be given up soon.
+
+        To have: those of the batch's own window first, then those of the next window, in the next epoch too if
+        there is one. Soon to be given up: those of the BEHIND batches before, which may still be built. None of
+        either where the index does not go shard by shard.
+        """
+        if not self.shards:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        start = step * self.batch_size
+        places = start - BEHIND * self.batch_size, start, min(start + self.batch_size, self.pictures) - 1
+        windows, starts = self._windows(epoch)
+        before, first, last = np.searchsorted(starts, places, "right") - 1 + epoch * len(windows)
+        begins = np.cumsum([0, *self.shards[:-1]])
+
+        def pictures(numbers: range) -> NDArray[np.int64]:
+            """`numbers` of windows are counted through all epochs."""
+            known = (divmod(number, len(windows)) for number in numbers if 0 <= number < epochs * len(windows))
+            shards = [self._windows(its_epoch)[0][number] for its_epoch, number in known]
+            return np.array(begins[np.concatenate([np.zeros(0, dtype=np.int64), *shards])])
+
+        return pictures(range(first, last + 2)), pictures(range(before, first))
+
+    def _windows(self, epoch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+        return _windows(self.seed, epoch if self.reshuffled else 0, self.shards)
+
     def _samples(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the epoch's order has at `positions`, which follow one another."""
         if self.seed is None or not len(positions):
@@ -88,10 +117,12 @@ def shard_lengths(shards: NDArray[np.unsignedinteger]) -> tuple[int, ...]:
     return tuple(np.diff(np.concatenate(changes), append=len(shards)).tolist())
 
 
-@lru_cache(maxsize=2)  # this epoch's, and the next one's while its first batches are loaded ahead
-def _windows(seed: int, epoch: int, shards: tuple[int, ...]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+@lru_cache(maxsize=3)  # this epoch's, and those beside it while its first and last batches are loaded
+def _windows(
+    seed: int | None, epoch: int, shards: tuple[int, ...]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
     """The shards of each window, equally many, and the positions where each begins and the last ends."""
-    order = draws.permutation(seed, epoch, len(shards), "shards")
+    order = np.arange(len(shards)) if seed is None else draws.permutation(seed, epoch, len(shards), "shards")
     windows = np.array_split(order, -(-len(shards) // WINDOW))
     lengths = np.array(shards)
     return windows, np.cumsum([0, *(lengths[window].sum() for window in windows)])

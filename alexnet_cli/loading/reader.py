@@ -2,14 +2,13 @@
 
 import errno
 import os
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from weakref import finalize
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from alexnet_cli import paper
 from alexnet_cli.dataset.images import PictureError, Pixels, read_stored
 from alexnet_cli.dataset.manifest import Split
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.loading.kept import KeptSplit
-from alexnet_cli.loading.plan import Part
+from alexnet_cli.loading.kept import Kept, KeptOnDevice, KeptSplit
+from alexnet_cli.loading.memory import Memory
+from alexnet_cli.loading.plan import Part, Plan
 
 OPEN_SHARDS = 64
 """Kept open at once, the last used: an epoch goes through a window of fewer at a time."""
@@ -41,14 +41,22 @@ class EvaluationBatch:
 
 
 class Reader:
-    """Random access to the pictures of one split; safe to use from several threads. Close it, or use `with`."""
+    """Random access to the pictures of one split; safe to use from several threads. Close it, or use `with`.
 
-    def __init__(self, split: Split) -> None:
+    For a CUDA device the batches lie in memory that it copies from while the processor does other work.
+    """
+
+    def __init__(self, split: Split, device: torch.device | None = None) -> None:
         self.split = split
-        self._shards, self._memory = _Shards(split.shards), _Memory()
-        self._kept = split.kept if isinstance(split, KeptSplit) else None
+        pinned = device is not None and device.type == "cuda"
+        self._far = split.far.lend() if split.far is not None else None
+        self._shards, self._memory = self._far or _Shards(split.shards), Memory(np.uint8, pinned)
+        kept = split.kept if isinstance(split, KeptSplit) else None
+        self._kept = kept if isinstance(kept, Kept) else None
+        self._on_device = kept if isinstance(kept, KeptOnDevice) else None
 
     def close(self) -> None:
+        """Threads that are in the middle of a batch finish it, but for those that wait for a shard from afar."""
         self._shards.close()
 
     def __enter__(self) -> "Reader":
@@ -59,27 +67,45 @@ class Reader:
     ) -> None:
         self.close()
 
+    def expect(self, plan: Plan, epoch: int, step: int, epochs: int) -> None:
+        """Say before a batch of `plan` where the reading is, so that shards from afar come in time."""
+        kept = self._kept or self._on_device
+        if self._far is None or (kept is not None and kept.there.all()):
+            return
+        shards = self.split.index["shard"]
+        to_have, going = (tuple(shards[near].tolist()) for near in plan.near(epoch, step, epochs))
+        self._far.want((epoch, step), to_have, going)
+
     def picture(self, sample: int) -> Tensor:
         """(3, 256, 256) uint8."""
         pixels = np.empty(SHAPE, dtype=np.uint8)
-        self._read(sample, pixels)
+        self._read(sample, self.split.index[sample].item(), pixels)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def batch(self, part: Part) -> EvaluationBatch:
-        pictures, count = self._memory.rows(part.rows), len(part.samples)
-        for pixels, sample in zip(pictures, part.samples.tolist(), strict=False):
-            self._read(sample, pixels)
-        pictures[count:] = 0
+        """The part's pictures, on the device where a split is kept on one."""
+        if self._on_device is not None:
+            pictures = self._on_device.batch(part.samples, part.rows, self._decoded)
+        else:
+            pictures = self._decoded(part.samples, part.rows)
+        count = len(part.samples)
         labels, weights = torch.zeros(part.rows, dtype=torch.int64), torch.zeros(part.rows)
         labels[:count] = torch.from_numpy(self.split.index["label"][part.samples].astype(np.int64))
         weights[:count] = 1
-        return EvaluationBatch(torch.from_numpy(pictures).permute(0, 3, 1, 2), labels, weights, part.samples)
+        return EvaluationBatch(pictures, labels, weights, part.samples)
 
-    def _read(self, sample: int, target: Pixels) -> None:
+    def _decoded(self, samples: NDArray[np.int64], rows: int) -> Tensor:
+        pictures, places = self._memory.array((rows, *SHAPE)), self.split.index[samples].tolist()
+        for pixels, sample, place in zip(pictures, samples.tolist(), places, strict=False):
+            self._read(sample, place, pixels)
+        pictures[len(samples) :] = 0
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+
+    def _read(self, sample: int, place: tuple[int, int, int, int], target: Pixels) -> None:
         """Fill `target` (256, 256, 3); an error names the shard that is gone, changed, cut short or damaged."""
         if self._kept is not None and self._kept.give(sample, target):
             return
-        shard, offset, size, _ = self.split.index[sample].item()
+        shard, offset, size, _ = place
         try:
             with self._shards.opened(shard) as descriptor:
                 data = os.pread(descriptor, size, offset)
@@ -92,29 +118,6 @@ class Reader:
             raise AlexNetError(f"the picture at byte {offset} of {path} {wrong}", AGAIN) from error
         if self._kept is not None:
             self._kept.keep(sample, target)
-
-
-class _Memory:
-    """Room for batches, used again once nothing refers to the batch before.
-
-    Memory new from the system costs an eighth of the time of decoding into it, and the C library gives the
-    loader threads' back to it, whatever `keep_freed_memory` asks for.
-    """
-
-    def __init__(self) -> None:
-        self._free: deque[Pixels] = deque()
-
-    def rows(self, count: int) -> Pixels:
-        """(count, 256, 256, 3), with anything in it; of the array only itself and tensors of it may be kept."""
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = np.empty((count, *SHAPE), dtype=np.uint8)
-        if len(memory) != count:
-            memory = np.empty((count, *SHAPE), dtype=np.uint8)
-        lent = memory[:]
-        finalize(lent, self._free.append, memory).atexit = False
-        return lent
 
 
 @dataclass

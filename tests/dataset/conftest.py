@@ -1,6 +1,8 @@
 """Small sources, written by the tests and laid out as real ones are."""
 
 import gzip
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ from PIL import Image
 
 from alexnet_cli.dataset.sources.recognise import open_source
 from alexnet_cli.errors import AlexNetError
+
+from .far_server import Server
 
 
 def refused(source: object, **words: object) -> AlexNetError:
@@ -55,3 +59,27 @@ def idx(tmp_path: Path) -> Path:
         write_idx(root / f"{prefix}-images-idx3-ubyte.gz", pixels)
         write_idx(root / f"{prefix}-labels-idx1-ubyte.gz", np.arange(count, dtype=np.uint8) % 10)
     return root
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Far datasets without the patience that real networks need, in a cache of the test's own."""
+    monkeypatch.setattr("alexnet_cli.dataset.far.answers.TIME_OUT", 0.5)
+    monkeypatch.setattr("alexnet_cli.dataset.far.fetching.FIRST_WAIT", 0.001)
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Server]:
+    """A web server on this machine, for the empty folder `served`."""
+    (tmp_path / "served").mkdir()
+    with Server(tmp_path / "served") as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.ended.set()
+        server.shutdown()
+        thread.join()

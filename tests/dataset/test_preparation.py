@@ -8,7 +8,7 @@ import sys
 import tarfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -460,14 +460,9 @@ def test_a_sample_that_tells_nothing_stops_nobody(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB: the sidecars of two shards fill much of it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "none", disk], capture_output=True).returncode:
-        pytest.skip("only root may mount a disk of its own")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+def small_disk(disk: Callable[[Path, str], Path], tmp_path: Path) -> Path:
+    """Of 4 MB: the sidecars of two shards fill much of it."""
+    return disk(tmp_path / "disk", "4M")
 
 
 def test_a_disk_that_fills_up_amid_a_worker_is_said_and_can_be_mended(
