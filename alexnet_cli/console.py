@@ -73,7 +73,7 @@ def _lines(text: str) -> str:
 
 def result(text: str) -> None:
     if not _quiet():
-        print(_lines(text))
+        print(_lines(text), flush=True)  # at once, for whoever reads a stream of them
 
 
 def result_json(value: Any) -> None:
@@ -89,7 +89,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
     grid = Table(box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
     for place, name in enumerate(columns):
-        grid.add_column(escaped(name), justify="right" if place in right else "left", overflow="fold")
+        number = place in right  # which is never broken: the names beside it are
+        grid.add_column(escaped(name), justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row))
     console = _console(stderr=False)

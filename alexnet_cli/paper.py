@@ -43,3 +43,19 @@ LEARNING_RATE = 0.01
 RATE_DROP = 10.0
 RATE_DROPS = 3
 EPOCHS = 90
+
+# §6 Results: errors in percent, ten patches averaged (§4.1). Top-1, top-5.
+TABLE1 = (("Sparse coding", 47.1, 28.2), ("SIFT + FVs", 45.7, 25.7), ("CNN", 37.5, 17.0))  # ILSVRC-2010, test
+TABLE1_CENTRE = (39.0, 18.3)  # of that CNN without averaging: §6, in a footnote
+# ILSVRC-2012: top-1 and top-5 on the validation pictures, top-5 on the test pictures, whose labels are not public.
+TABLE2 = (
+    ("SIFT + FVs", None, None, 26.2),
+    ("1 CNN", 40.7, 18.2, None),
+    ("5 CNNs", 38.1, 16.4, 16.4),
+    ("1 CNN*", 39.0, 16.6, None),
+    ("7 CNNs*", 36.7, 15.4, 15.3),
+)
+TABLE2_NETS = {"1 CNN": (1, 0), "5 CNNs": (5, 0), "1 CNN*": (0, 1), "7 CNNs*": (5, 2)}
+"""How many nets of five convolutions and how many of six, CNN*, which "was pre-trained" on Fall 2011."""
+TEST_PICTURES_2010 = 150_000  # §2
+VAL_PICTURES_2012 = 50_000

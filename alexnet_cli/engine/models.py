@@ -15,7 +15,7 @@ from alexnet_cli.dataset.treatment import Geometry, Treatment
 from alexnet_cli.dataset.treatment import described as treated
 from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine.checkpoint import Checkpoint, Position, Subject
-from alexnet_cli.engine.prediction import Classifier, classifier
+from alexnet_cli.engine.prediction import Classifier, NetworkClassifier, classifier, features
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.augmentation import CHANNEL_MEANS, Colours, evaluation_views
 from alexnet_cli.network.interchange import caffe, onnx, torchvision
@@ -36,6 +36,15 @@ class Model:
     """Where the weights come from, and what was taken for what the file does not say; empty for our own."""
     classifier: Callable[[int, torch.device], Classifier]
     """By number of crops and device."""
+
+    def features(self, layer: str, device: torch.device) -> Classifier:
+        """The activations of a layer instead of the probabilities: see `prediction.features`."""
+        net = self.classifier(1, device)
+        if not isinstance(net, NetworkClassifier):
+            raise AlexNetError(
+                f"{self.path} is an ONNX file, which gives probabilities only", "take what it was converted from"
+            )
+        return features(net, layer)
 
 
 def load(path: Path) -> Model:

@@ -1,7 +1,8 @@
 """From pictures to probabilities: the door through which everything that classifies passes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor
 from alexnet_cli import paper
 from alexnet_cli.dataset.images import PictureError, load_square
 from alexnet_cli.dataset.treatment import Treatment, treatment_of
+from alexnet_cli.engine.arithmetic import autocast
 from alexnet_cli.engine.checkpoint import Checkpoint, Subject, model_of
+from alexnet_cli.engine.gathering import Picture
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.augmentation import Patches, cut, evaluation_views, patches_for
+from alexnet_cli.loading.loader import ahead
 from alexnet_cli.network.alexnet import AlexNet
 from alexnet_cli.network.layout import lay_out, usual_layout
 from alexnet_cli.runs import Precision
@@ -45,10 +49,6 @@ class NetworkClassifier:
         return total / len(views)
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def classifier(checkpoint: Checkpoint, crops: int, device: torch.device) -> NetworkClassifier:
     model = model_of(checkpoint, device)
     lay_out(model, usual_layout(device.type))
@@ -72,29 +72,89 @@ def treatment_for(subject: Subject) -> Treatment:
     return treatment
 
 
-class Predictor:
-    """Names pictures from files, which are decoded and resized as the training pictures were."""
+FEATURES = ("conv5", "pool5", "fc6", "fc7", "fc8")
 
-    def __init__(self, subject: Subject, classify: Classifier) -> None:
-        self.subject, self.treatment, self.classify = subject, treatment_for(subject), classify
 
-    def top(self, path: Path, count: int) -> list[dict[str, Any]]:
-        """The `count` most probable classes, best first; of equals, the lower label."""
+def features(net: NetworkClassifier, layer: str) -> Classifier:
+    """uint8 pictures (B, 3, 256, 256) → what `layer` says of their centre patches, float32 on the CPU.
+
+    conv5 (B, 256, 13, 13), pool5 (B, 256, 6, 6), fc6 and fc7 (B, 4096) are after their activation, as the next
+    layer sees them, and so times ½ in the paper's net (§4.2); fc8 (B, classes) is before the softmax. fc7 is the
+    "last, 4096-dimensional hidden layer" of §6.1.
+    """
+    model = net.model
+    if layer not in FEATURES or (layer == "conv5" and layer not in model.layers):
+        known = [name for name in FEATURES if name != "conv5" or name in model.layers]
+        raise AlexNetError(f"there are no features '{layer}'", f"it is one of {', '.join(known)}")
+    # A hidden layer's outputs are what the next one is given; the last of the poolings is that after conv5.
+    after_fc7 = getattr(model, model.layers[model.layers.index("fc7") + 1])  # fc8, or a bottleneck before it
+    module = {"conv5": model.pool, "pool5": model.pool, "fc6": model.fc7, "fc7": after_fc7}.get(layer, model.fc8)
+    outputs = layer in ("pool5", "fc8")
+
+    def extract(pictures: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = module.register_forward_hook(lambda _, given, out: seen.append(out if outputs else given[0]))
         try:
-            square = load_square(path.read_bytes(), self.treatment)
-        except OSError as error:
-            raise AlexNetError(f"{path} cannot be read: {error.strerror}", "give picture files") from error
-        except PictureError as error:
-            raise AlexNetError(
-                f"{path} cannot be used: {error}", "give a whole JPEG, PNG or other picture"
-            ) from error
-        probabilities, labels = self.classify(square[None])[0].sort(descending=True, stable=True)
-        return [
-            {
-                "label": label,
-                "name": self.subject.classes[label],
-                "wnid": self.subject.wnids[label],
-                "probability": probability,
-            }
-            for probability, label in zip(probabilities.tolist()[:count], labels.tolist()[:count], strict=True)
-        ]
+            replace(net, crops=1)(pictures)
+        finally:
+            hook.remove()
+        return seen[-1].float().cpu().contiguous()
+
+    return extract
+
+
+def top(subject: Subject, probabilities: Tensor, count: int) -> list[dict[str, Any]]:
+    """Of one picture's probabilities, (classes,), the `count` largest, best first; of equals, the lower label."""
+    shares, labels = probabilities.sort(descending=True, stable=True)
+    return [
+        {"label": label, "name": subject.classes[label], "wnid": subject.wnids[label], "probability": share}
+        for share, label in zip(shares.tolist()[:count], labels.tolist()[:count], strict=True)
+    ]
+
+
+def known_label(subject: Subject, name: str) -> int | None:
+    """The right class of a picture that lies in a folder named by a class, or by its WNID."""
+    folder = Path(name).absolute().parent.name
+    for names in (subject.wnids, subject.classes):
+        if folder in names:
+            return names.index(folder)
+    return None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture and what was made of it; without `output` there is a `problem`."""
+
+    name: str
+    square: Tensor | None = None  # (3, 256, 256) uint8
+    output: Tensor | None = None
+    problem: AlexNetError | None = None
+
+
+def seen(pictures: Sequence[Picture], treatment: Treatment, classify: Classifier, threads: int) -> Iterator[Seen]:
+    """Each picture in order, or what is wrong with it: decoded ahead by threads, many at a time in the net."""
+    size = max(1, min(AT_ONCE, -(-len(pictures) // threads)))
+    chunks = (pictures[start : start + size] for start in range(0, len(pictures), size))
+    for chunk in ahead(partial(_decoded, treatment), chunks, threads):
+        squares = [found.square for found in chunk if found.square is not None]
+        outputs = iter(classify(torch.stack(squares)) if squares else ())
+        for found in chunk:
+            yield found if found.square is None else replace(found, output=next(outputs))
+
+
+AT_ONCE = 64  # pictures: as quick as 128 on a CPU, and something to show twice as often
+
+
+def _decoded(treatment: Treatment, pictures: Sequence[Picture]) -> list[Seen]:
+    return [_squared(treatment, picture) for picture in pictures]
+
+
+def _squared(treatment: Treatment, picture: Picture) -> Seen:
+    """The picture decoded and resized as the training pictures were."""
+    try:
+        return Seen(picture.name, load_square(picture.read(), treatment))
+    except PictureError as error:
+        reason = f"{picture.name} cannot be used: {error}"
+        return Seen(picture.name, problem=AlexNetError(reason, "give a whole JPEG, PNG or other picture"))
+    except AlexNetError as error:
+        return Seen(picture.name, problem=error)

@@ -42,6 +42,8 @@ def test_an_onnx_file_scores_as_the_run_it_was_made_of(trained: Path, alexnet: R
     ours, onnx = document(alexnet, "eval", trained, "small.onnx", "--crops", crops)["models"]
     assert onnx.pop("cross_entropy") == pytest.approx(ours.pop("cross_entropy"), rel=1e-5)
     assert (onnx.pop("model"), ours.pop("model")) == ("small.onnx", said["from"])
+    for score in (onnx, ours):  # of probabilities too, by bins whose borders one of them may just miss
+        assert score.pop("calibration")["error"] >= 0
     assert onnx == ours, "recipe, steps and errors"
 
 

@@ -1,0 +1,110 @@
+"""The pictures that a command line means: files, folders, patterns, and what comes in by standard input."""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_cli.dataset.images import is_picture
+from alexnet_cli.errors import AlexNetError
+
+STDIN = "-"
+FILE_LIMIT = 1 << 30  # bytes: the most pixels that are decoded (images.PIXEL_LIMIT) have half of that
+STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P4", b"P5", b"P6")
+"""Of the picture formats that are read (images.FORMATS)."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture by the name to show; `data` if it is here already, `problem` if there is none."""
+
+    name: str
+    data: bytes | None = None
+    problem: AlexNetError | None = None
+
+    def read(self) -> bytes:
+        """The file's bytes; raises AlexNetError."""
+        if self.problem is not None:
+            raise self.problem
+        if self.data is not None:
+            return self.data
+        try:
+            with Path(self.name).open("rb") as file:
+                data = file.read(FILE_LIMIT + 1)
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise AlexNetError(f"{self.name} cannot be read: {reason}", "give picture files") from error
+        if len(data) > FILE_LIMIT:
+            raise AlexNetError(f"{self.name} is larger than {FILE_LIMIT >> 30} GiB", "make it smaller first")
+        return data
+
+
+def gathered(given: Sequence[str], stdin: Callable[[], bytes]) -> list[Picture]:
+    """All pictures in the order given, those of folders and patterns sorted."""
+    return [picture for name in given for picture in _meant(name, stdin)]
+
+
+def _meant(name: str, stdin: Callable[[], bytes]) -> Iterator[Picture]:
+    if name == STDIN:
+        yield from _from_stdin(stdin())
+    elif Path(name).is_dir():
+        yield from _in_folder(name)
+    elif glob.has_magic(name) and not os.path.lexists(name):
+        found = _matching(name)
+        if not found:
+            yield _nothing(name, f"no file is named like {name}", "check the pattern and the folder")
+        for path in found:
+            yield from _in_folder(path) if Path(path).is_dir() else [Picture(path)]
+    else:
+        yield Picture(name)
+
+
+def _matching(pattern: str) -> list[str]:
+    """Sorted; ** goes through folders but through no links to them, and hidden names have to be asked for."""
+    path = Path(pattern)
+    try:
+        found = sorted(map(str, Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
+    except (ValueError, NotImplementedError, OSError):  # a pattern that means nothing
+        return []
+    return [name for name in found if _hidden(pattern) or not _hidden(name)]
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") and part.strip(".") for part in Path(name).parts)
+
+
+def _from_stdin(data: bytes) -> Iterator[Picture]:
+    """One picture, or a list of paths: one a line, or ended by NUL as `find -print0` gives them."""
+    if data.startswith(STARTS):
+        yield Picture(STDIN, data)
+        return
+    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    paths = [os.fsdecode(name) for name in names if name.strip()]
+    if not paths:
+        yield _nothing(STDIN, "standard input is empty", "pipe a picture or a list of paths into it")
+    for path in paths:
+        yield from _in_folder(path) if Path(path).is_dir() else [Picture(path)]
+
+
+def _in_folder(root: str) -> Iterator[Picture]:
+    """What is named as a picture in a folder and those in it; of a folder its own pictures come first.
+
+    Hidden files and folders are passed over, and links to folders.
+    """
+    empty = True
+    problems: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=problems.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if is_picture(name) and not name.startswith("."):
+                empty = False
+                yield Picture(f"{Path(folder) / name}")
+    for error in problems:
+        yield _nothing(error.filename, f"{error.filename} cannot be read: {error.strerror}", "make it readable")
+    if empty and not problems:
+        yield _nothing(root, f"there are no pictures in {root}", "give a folder of JPEG, PNG or other pictures")
+
+
+def _nothing(name: str, message: str, hint: str) -> Picture:
+    return Picture(name, problem=AlexNetError(message, hint))
