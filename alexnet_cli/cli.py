@@ -15,8 +15,23 @@ from typing import NoReturn
 import typer
 
 from alexnet_cli import __version__, console
-from alexnet_cli.commands import bench, convert, demo, describe, eval, predict, prepare, train, verify
-from alexnet_cli.errors import REPORTS, AlexNetError
+from alexnet_cli.commands import (
+    bench,
+    convert,
+    demo,
+    describe,
+    doctor,
+    eval,
+    figures,
+    predict,
+    prepare,
+    report,
+    runs,
+    similar,
+    train,
+    verify,
+)
+from alexnet_cli.errors import REPORTS, AlexNetError, LostProcess
 
 app = typer.Typer(
     name="alexnet",
@@ -28,8 +43,10 @@ app = typer.Typer(
     help="The AlexNet of 2012: from labelled pictures to a trained network and its predictions.",
     epilog="Start here: alexnet demo",
 )
-for module in (prepare, verify, train, eval, predict, describe, convert, demo):
+for module in (prepare, verify, train, eval, predict, similar, report, describe, convert, demo, doctor):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(figures.app)
+app.add_typer(runs.app)
 app.add_typer(bench.app)
 
 
@@ -58,6 +75,7 @@ def main() -> None:
     """Run a command; a mistake is a message, a hint and an exit code, never a traceback."""
     # Arithmetic threads that wait by spinning make two processes on the same cores ten times slower, not two.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost process are pages long
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -67,14 +85,18 @@ def main() -> None:
     except AlexNetError as error:
         _leave(error)
     except Exception:
-        if not _reported({"traceback": traceback.format_exc()}):
+        if not _reported({"traceback": traceback.format_exc(), "rank": os.environ.get("RANK", "0")}):
             raise
         sys.exit(1)
 
 
 def _leave(error: AlexNetError) -> NoReturn:
-    if not _reported({"message": error.message, "hint": error.hint, "exit_code": error.exit_code}):
-        console.error(error.message, error.hint)
+    lost, ranks = isinstance(error, LostProcess), int(os.environ.get("WORLD_SIZE", "1"))
+    message = error.message
+    if ranks > 1 and error.exit_code == 1 and not lost:
+        message += f" (process {os.environ.get('RANK', '0')} of {ranks})"
+    if not _reported({"message": message, "hint": error.hint, "exit_code": error.exit_code, "lost": lost}):
+        console.error(message, error.hint)
     if error.exit_code > 128:  # a signal: torch would take seconds to leave, and everything is tidied up already
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,5 +14,9 @@ class AlexNetError(Exception):
         self.exit_code = exit_code
 
 
+class LostProcess(AlexNetError):
+    """Another process of the job is gone. Its own error, if it left one, is the one to show."""
+
+
 REPORTS = "ALEXNET_REPORTS"
 """Environment variable of the ranks of one job: the folder in which each leaves its error for their parent."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,28 +27,52 @@ ALONE = Job(0, 1, 1)
 
 def job() -> Job:
     """What torchrun says of this process, else Slurm's srun, else that it is alone."""
-    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if rank is not None and size is not None:
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return Job(int(rank), int(size), max(1, cores() // beside))
-    rank, size = os.environ.get("SLURM_PROCID"), os.environ.get(_STEP_SIZE)
-    if rank is not None and size is not None:
-        # On this node; Slurm writes "4(x2),3" for two nodes with four and one with three.
-        beside = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0])
-        lent = int(os.environ.get("SLURM_CPUS_ON_NODE", cores()))
-        return Job(int(rank), int(size), max(1, min(cores(), lent // beside)))
-    return Job(0, 1, cores())
+    adopt_slurm()
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if os.environ.get(_ADOPTED) and "SLURM_CPUS_ON_NODE" in os.environ:
+        # Slurm may have bound this process to its own part of what the node lends, or leave all of it to all.
+        return Job(rank, size, max(1, min(cores(), int(os.environ["SLURM_CPUS_ON_NODE"]) // beside)))
+    return Job(rank, size, max(1, cores() // beside))
 
 
 def adopt_slurm() -> None:
-    """Give torchrun's names to what srun says, for all that asks for these: the console, say."""
-    here = job()
-    if here.size > 1:
-        os.environ.setdefault("RANK", str(here.rank))
+    """Give torchrun's names to what srun says of this process, unless torchrun itself has set them."""
+    values = os.environ
+    if "RANK" in values or int(values.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return
+    # Not SLURM_NTASKS, which a batch script has too, before srun has started anything.
+    tasks = tasks_of_nodes(values.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    node = int(values.get("SLURM_NODEID", "0"))
+    nodes = values.get("SLURM_STEP_NODELIST") or values.get("SLURM_JOB_NODELIST", "127.0.0.1")
+    values["RANK"], values["WORLD_SIZE"] = values["SLURM_PROCID"], values["SLURM_STEP_NUM_TASKS"]
+    values["LOCAL_RANK"] = values.get("SLURM_LOCALID", "0")
+    values["LOCAL_WORLD_SIZE"] = str(tasks[min(node, len(tasks) - 1)])
+    values.setdefault("MASTER_ADDR", first_node(nodes))
+    # The same for all processes of a job, and hardly that of another on the same node.
+    values.setdefault("MASTER_PORT", str(20000 + int(values.get("SLURM_JOB_ID", "0")) % 20000))
+    values[_ADOPTED] = "1"
 
 
-_STEP_SIZE = "SLURM_STEP_NUM_TASKS"
-"""Not SLURM_NTASKS, which a batch script has too, before srun has started anything."""
+def tasks_of_nodes(text: str) -> list[int]:
+    """Slurm writes "4(x2),3" for two nodes with four processes and one with three."""
+    found = []
+    for part in text.split(","):
+        count, _, times = part.partition("(x")
+        found += [int(count)] * int(times.rstrip(")") or 1)
+    return found
+
+
+def first_node(nodes: str) -> str:
+    """Of Slurm's list: gpu[003-006,010],big1 begins with gpu003."""
+    prefix, bracket, rest = nodes.partition("[")
+    if not bracket or "," in prefix:
+        return prefix.partition(",")[0]
+    inner, _, suffix = rest.partition("]")
+    return prefix + re.split("[-,]", inner)[0] + suffix.partition(",")[0]
+
+
+_ADOPTED = "ALEXNET_SLURM"
 
 
 Handler = Callable[[int, Any], Any] | signal.Handlers

@@ -4,6 +4,7 @@
     runs/<name>/metrics.jsonl      one JSON object a line: steps and validations
     runs/<name>/last.safetensors   the newest checkpoint, previous.safetensors the one before
     runs/<name>/best.safetensors   the one with the lowest validation error
+    runs/<name>/step-….safetensors those that `--keep-every` asks for
 
 This page needs no torch: what it knows of checkpoints it reads from the JSON at their beginning.
 """
@@ -12,7 +13,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,9 @@ from alexnet_cli.recipes import Recipe
 
 FORMAT = 1
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Parallel = Literal["data", "towers", "hybrid"]
+"""How a net lies on several devices: see engine/placed.py."""
 Layout = Literal["contiguous", "after-conv1", "channels-last"]
 """How a network's maps lie in memory: see network/layout.py."""
 
@@ -36,9 +40,16 @@ class Machine:
 
     device: str = "cpu"
     ranks: int = 1
+    parallel: Parallel = "data"
     threads: int = 1
     """Arithmetic threads of each rank on a CPU."""
     layout: Layout = "contiguous"
+    compiled: bool = False
+    """The training step, by torch.compile."""
+    accumulate: int = 1
+    """Parts in which a batch is computed, for want of memory."""
+    deterministic: bool = False
+    """Only operations that give the same bits each time, at some cost on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Config:
     """Epochs."""
     precision: Precision = "fp32"
     machine: Machine = field(default_factory=Machine)
+    start: str = ""
+    """SHA-256 of the file with the weights that it began with; empty if they were drawn."""
 
     def same_training(self, other: "Config") -> bool:
         """Whether one continues the other: everything but the machine agrees."""
@@ -83,6 +96,9 @@ class Run:
     @property
     def best(self) -> Path:
         return self.root / "best.safetensors"
+
+    def kept(self, steps: int) -> Path:
+        return self.root / f"step-{steps:08}.safetensors"
 
     def state(self) -> dict[str, Any] | None:
         """What the newest readable checkpoint says of itself, or None before the first."""
@@ -144,9 +160,23 @@ def all_runs(folder: Path) -> list[Run]:
     return found
 
 
-def create_run(folder: Path, name: str | None, config: Config, about: dict[str, Any]) -> Run:
-    """A new run directory; `about` is for people: command line, versions, host."""
+def create_run(
+    folder: Path,
+    name: str | None,
+    config: Config,
+    about: dict[str, Any],
+    fill: Callable[[Run], None] = lambda _: None,
+) -> Run:
+    """A new run directory; `about` is for people: command line, versions, host.
+
+    What `fill` writes is there before it is a run: either both are, or neither.
+    """
     root = _claimed(folder, name, config.recipe.name)
+    try:
+        fill(Run(root, config))
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
     write_json(root / "config.json", {"format": FORMAT, "config": settings.nested(config), "about": about})
     return Run(root, config)
 
@@ -211,16 +241,47 @@ def locked(run: Run, writer: bool = True) -> Iterator[None]:
         yield
         return
     message = f"the run {run.root} is being trained by another process"
-    with files.locked(run.root / ".lock", message, "stop that one, or start another with --new"):
+    with files.locked(run.root / ".lock", message, "stop that one, or start another with --new", patience=0.2):
         yield
 
 
 def is_locked(run: Run) -> bool:
     try:
-        with locked(run):
-            return False
-    except AlexNetError:
+        return files.is_locked(run.root / ".lock")
+    except PermissionError:  # somebody else's run
         return True
+
+
+class Log:
+    """metrics.jsonl, open at its end for the one process that writes it.
+
+    Lines for which the disk has no room wait in memory; a checkpoint is written after all lines before it, or not.
+    """
+
+    def __init__(self, run: Run) -> None:
+        with disk_errors(run.metrics):
+            self._file = run.metrics.open("ab", buffering=0)
+        self._waiting = b""
+
+    def write(self, kind: str, values: dict[str, Any]) -> None:
+        self._waiting += json.dumps({"kind": kind, **values}).encode() + b"\n"
+        with suppress(OSError):
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            written = self._file.write(self._waiting)
+            self._waiting = self._waiting[written:]
+
+    def sync(self) -> int:
+        """The bytes of all lines, once they are on the disk; raises AlexNetError or OSError where that fails."""
+        with disk_errors(Path(self._file.name)):
+            self._flush()
+            os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def tidy(run: Run, size: int) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from alexnet_cli.errors import AlexNetError
@@ -27,10 +27,13 @@ def nested(config: Any) -> dict[str, Any]:
 
 
 def restored(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of type `kind` from what `nested` gave; unknown or missing keys are an error."""
+    """The dataclass of type `kind` from what `nested` gave; an unknown key is an error.
+
+    So is a missing one without a default. A setting that has since been added is by default as it was before.
+    """
     hints = get_type_hints(kind)
-    if set(values) != set(hints):
-        odd = sorted(set(values) ^ set(hints))
+    needed = {item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING}  # type: ignore[arg-type]
+    if odd := sorted((set(values) - set(hints)) | (needed - set(values))):
         raise AlexNetError(
             f"the stored settings do not fit this version: {', '.join(odd)}",
             "they were written by another version of alexnet-cli",

@@ -75,6 +75,24 @@ def net() -> tuple[str, ...]:
 
 
 @pytest.fixture
+def disk() -> Iterator[Callable[[Path, str], Path]]:
+    """Puts a disk of its own, of a size as 400k or 10m, at a folder."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> Path:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("only root may mount a disk of its own")
+        mounted.append(folder.absolute())
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
 def place(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory where `dataset` is the tiny one."""
     monkeypatch.chdir(tmp_path)

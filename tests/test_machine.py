@@ -3,7 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -50,12 +52,52 @@ def test_freed_memory_is_used_again_without_being_mapped_again(call, kept):
     ],
 )
 def test_the_place_in_a_job(variables, expected, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        monkeypatch.delenv(name)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    with placed_by(monkeypatch, variables):
+        assert machine.job() == machine.Job(*expected)
+
+
+@contextmanager
+def placed_by(monkeypatch, variables):
+    """The environment of a launcher, on a machine with eight cores, as it was before in the end."""
+    launchers = ("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "ALEXNET_SLURM")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     monkeypatch.setattr(machine, "cores", lambda: 8)
-    assert machine.job() == machine.Job(*expected)
+    with patch.dict(os.environ, kept | variables, clear=True):
+        yield
+
+
+@pytest.mark.parametrize(
+    "tasks, nodes, node, beside, first",
+    [
+        ("4(x2),3", "gpu[003-004,010]", 0, 4, "gpu003"),
+        ("4(x2),3", "gpu[003-004,010]", 1, 4, "gpu003"),
+        ("4(x2),3", "a1,gpu[003-004]", 2, 3, "a1"),
+        ("2,1", "gpu[7,9].cluster,b", 1, 1, "gpu7.cluster"),
+        ("8", "alone", 0, 8, "alone"),
+    ],
+)
+def test_srun_is_adopted_under_torchruns_names(tasks, nodes, node, beside, first, monkeypatch):
+    variables = {
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": str(node),
+        "SLURM_STEP_NUM_TASKS": "11",
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+        "SLURM_STEP_NODELIST": nodes,
+        "SLURM_JOB_ID": "4100042",
+    }
+    with placed_by(monkeypatch, variables):
+        machine.adopt_slurm()
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        assert [os.environ[name] for name in names] == ["5", "11", "1", str(beside), first, "20042"]
+
+
+def test_torchrun_started_by_srun_is_torchruns(monkeypatch):
+    torchrun = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}
+    srun = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_CPUS_ON_NODE": "8"}
+    with placed_by(monkeypatch, torchrun | srun):
+        assert machine.job() == machine.Job(9, 16, 1)
+        assert os.environ["LOCAL_RANK"] == "1" and "MASTER_ADDR" not in os.environ
 
 
 def test_signals_are_given_back():

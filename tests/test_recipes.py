@@ -26,6 +26,7 @@ def test_paper_has_the_printed_numbers() -> None:
         "network.width": 1.0,
         "network.kernels": (96, 256, 384, 384, 256),
         "network.hidden": 4096,
+        "network.bottleneck": 0,
         "network.towers": 2,
         "network.exchange": True,
         "network.without": "",
@@ -62,6 +63,8 @@ def test_paper_has_the_printed_numbers() -> None:
         "optimizer.bias_decay": 0.0,
         "optimizer.velocity": "rate-inside",
         "optimizer.batch_size": 128,
+        "optimizer.frozen": (),
+        "optimizer.layer_rates": (),
         "schedule.epochs": 90,
         "schedule.drop": 10.0,
         "schedule.drops": 3,
@@ -137,6 +140,7 @@ def variant(name: str) -> dict[str, tuple[object, object]]:
                 "network.biased": ("conv2", "conv4", "conv5", "fc6", "fc7", "conv6"),
             },
         ),
+        ("bottleneck", {"network.bottleneck": 2048}),
         ("one-gpu", {"network.kernels": (48, 128, 192, 192, 256), "network.towers": 1}),
         ("ungrouped", {"network.towers": 1}),
         ("no-exchange", {"network.exchange": False}),
@@ -155,8 +159,38 @@ def test_a_variant_changes_its_settings_and_no_others(name: str, changes: dict[s
 
 
 def test_every_variant_is_tested_above_and_says_what_it_is() -> None:
-    assert len(recipes.VARIANTS) == 16
+    assert len(recipes.VARIANTS) == 17
     assert all(what for _, what in recipes.VARIANTS.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["frozen=conv1,conv9"], "optimizer.frozen must be among the net's layers, conv1, "),
+        (["frozen=conv6"], "optimizer.frozen must be among"),
+        (["frozen=" + ",".join(recipes.LAYERS)], "optimizer.frozen cannot be all layers"),
+        (["layer_rates=conv9:2"], "optimizer.layer_rates must name layers of the net"),
+        (["layer_rates=conv1"], "optimizer.layer_rates must be layers and numbers above 0"),
+        (["layer_rates=conv1:fast"], "optimizer.layer_rates must be layers and numbers"),
+        (["layer_rates=conv1:0"], "frozen is for those"),
+        (["layer_rates=conv1:inf"], "optimizer.layer_rates must be"),
+        (["layer_rates=conv1:2,conv1:3"], "optimizer.layer_rates names a layer twice"),
+        (["layer_rates=conv1:2", "frozen=conv1"], "optimizer.layer_rates names a layer twice"),
+        (["bottleneck=-1"], "network.bottleneck must not be negative"),
+    ],
+)
+def test_rules_of_layers_name_layers_that_are_there(settings: list[str], message: str) -> None:
+    with pytest.raises(AlexNetError) as caught:
+        recipes.chosen("paper", settings)
+    assert message in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_layers_with_rules_of_their_own_are_departures_set_by_hand() -> None:
+    recipe = recipes.chosen("paper+six-conv", ["frozen=conv6,conv1", "layer_rates=conv3:0.1, fc8:10"])
+    assert recipe.optimizer.factors == {"conv6": 0.0, "conv1": 0.0, "conv3": 0.1, "fc8": 10.0}
+    found = {departure.what: departure for departure in recipes.departures(recipe)}
+    assert found["optimizer.frozen"].here == "conv6, conv1"
+    assert found["optimizer.layer_rates"].printed == "an equal learning rate for all layers (§5)"
 
 
 def test_variants_compose_in_any_order() -> None:

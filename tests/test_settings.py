@@ -170,6 +170,16 @@ def test_a_recipe_comes_back_from_json_as_it_was(name: str) -> None:
 def test_stored_settings_of_another_version_are_refused_by_name() -> None:
     stored = nested(Outer())
     stored["inner"] = {"size": 3, "on": True, "speed": 1}
-    with pytest.raises(AlexNetError, match=r"do not fit this version: rate, speed") as caught:
+    with pytest.raises(AlexNetError, match=r"do not fit this version: speed") as caught:
         restored(Outer, stored)
     assert "another version" in caught.value.hint
+
+
+def test_a_setting_that_was_not_there_yet_is_as_by_default_and_one_without_default_is_missed() -> None:
+    stored = nested(replace(Outer(), factor=3.0))
+    del stored["inner"]["rate"], stored["other"]
+    assert restored(Outer, stored) == replace(Outer(), factor=3.0)
+    recipe = nested(recipes.paper())
+    del recipe["name"], recipe["schedule"]
+    with pytest.raises(AlexNetError, match=r"do not fit this version: name$"):
+        restored(recipes.Recipe, recipe)

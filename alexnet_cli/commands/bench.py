@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from alexnet_cli import console, paper
-from alexnet_cli.options import Device, Json
+from alexnet_cli.options import Device, Gpus, Json, Processes
 
 if TYPE_CHECKING:
     from alexnet_cli.runs import Precision
@@ -68,23 +68,31 @@ def _whole(pictures: Path, as_json: bool) -> None:
 
 @app.command()
 def loader(
-    data: Annotated[Path, typer.Argument(metavar="DATASET", help="A directory that `prepare` wrote.")],
+    data: Annotated[str, typer.Argument(metavar="DATASET", help="A directory that `prepare` wrote, or its URL.")],
     count: Annotated[int, typer.Option(min=1, help="Pictures to measure on.")] = 2000,
     rounds: Rounds = 3,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Pictures a second out of shards into batches, by one thread and by two, beside the bare decode.
 
     Example: alexnet bench loader dataset --count 1000
     """
-    from alexnet_cli.bench.loader import rows
+    from alexnet_cli.bench.loader import bound, rows
+    from alexnet_cli.engine import launch
 
+    place = launch.device(device)
     found = rows(data, count, rounds)
     if as_json:
         console.result_json([asdict(row) for row in found])
         return
     cells = [(row.way, row.threads, f"{row.rate:.0f}", f"{row.of_bare:.2f}") for row in found]
     console.table("Batches out of shards", ("way", "threads", "pictures/s", "of bare"), cells, right=(1, 2, 3))
+    limits = bound(data, count, found, place)
+    console.note(
+        f"a training of the paper's net is bound by the {limits.by} here, in pictures/s: disk {limits.disk:.0f}, "
+        f"decode and cut {limits.loading:.0f}, {place.type} {limits.device:.0f}"
+    )
 
 
 @app.command()
@@ -146,6 +154,68 @@ def step(
     columns = ("", "layout", "way", "pictures/s", "faster", "no LRN", "roof")
     console.table(f"A training step, batch {batch}", columns, cells, right=(3, 4, 5, 6))
     console.note(_best(max(found, key=lambda row: (OURS in row.way, row.rate))))
+
+
+@app.command()
+def parallel(
+    batch: Annotated[int | None, typer.Option(min=1, help="Over all processes; 128.", show_default=False)] = None,
+    width: Width = 1.0,
+    rounds: Rounds = 5,
+    device: Device = None,
+    gpus: Gpus = None,
+    processes: Processes = None,
+    towers: Annotated[bool, typer.Option("--towers", help="Two GPUs for each process.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="On paper instead: 1 to 1,024 devices.")] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="--model: pictures a second of one device.")] = 3000,
+    bandwidth: Annotated[float, typer.Option(min=0.001, help="--model: GB a second of each device.")] = 12.5,
+    latency: Annotated[float, typer.Option(min=0, help="--model: microseconds of a message.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """A step of each way of training on several devices: bytes sent and time. --model: 128 pictures for each.
+
+    Example: alexnet bench parallel --device cpu --processes 2 --batch 32
+    """
+    if model:
+        _on_paper(rate, bandwidth, latency, batch, as_json)
+        return
+    from alexnet_cli.bench.parallel import rows
+    from alexnet_cli.engine import launch
+    from alexnet_cli.engine import parallel as engine
+
+    place = launch.placement(device, gpus, processes, "towers" if towers else None)
+    if place.ranks > 1 and not launch.launched():
+        raise typer.Exit(launch.relaunch(place.ranks))
+    with engine.joined(place.device, place.each) as ranks:
+        found = rows(ranks, batch or paper.BATCH_SIZE, width, rounds, place.each == 2)
+    if as_json:
+        console.result_json([asdict(row) for row in found])
+        return
+    cells = [
+        (row.way, f"{row.ms:.0f}", f"{row.rate:.1f}", f"{row.sent:.1f}", f"{100 * row.waits:.0f} %")
+        for row in found
+    ]
+    columns = ("way", "ms", "pictures/s", "MB sent", "stands still")
+    title = f"A step, batch {batch or paper.BATCH_SIZE}, on {place.said}"
+    console.table(title, columns, cells, right=(1, 2, 3, 4))
+
+
+def _on_paper(rate: float, bandwidth: float, latency: float, batch: int | None, as_json: bool) -> None:
+    from alexnet_cli.bench.scaling import Machine, rows
+
+    found = rows(Machine(rate, bandwidth * 1e9, latency * 1e-6), batch=batch)
+    if as_json:
+        console.result_json([asdict(row) for row in found])
+        return
+    cells = [
+        (
+            row.devices, f"{row.batch:,}", row.way, f"{row.ms:.1f}", f"{row.speedup:.1f}×", f"{row.sent:,.0f}",
+            f"{row.hours:.2f}",
+        )
+        for row in found
+    ]  # fmt: skip
+    columns = ("devices", "batch", "way", "ms", "faster", "MB sent", "hours of 90 epochs")
+    title = f"On paper: {rate:g} pictures/s, {bandwidth:g} GB/s, {latency:g} µs"
+    console.table(title, columns, cells, right=(0, 1, 3, 4, 5, 6))
 
 
 def _subject(

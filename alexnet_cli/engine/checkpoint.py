@@ -3,10 +3,17 @@
 Tensors are full and unsharded, under single-device names ("conv1.weight", channels 0..n/2 are tower a); the
 velocity lies under the same names behind "velocity.", the mean image under "mean". The rest is JSON in the
 file's metadata, key "alexnet". There is no pickle in it, and no generator state, because there is none.
+
+The metadata's key "crc32" is of that JSON and of all tensors: a bit that a disk or a copy turned is found when the
+file is read. It guards against damage, not against people.
 """
 
 import json
+import os
 import re
+import shutil
+import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alexnet_cli import paper, runs, settings
+from alexnet_cli.engine.arithmetic import Scaling
 from alexnet_cli.engine.schedule import Plateau
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import whole_file
@@ -46,6 +54,8 @@ class Position:
     """Bytes of metrics.jsonl that belong to these steps."""
     finished: str = ""
     """Why training ended, or empty while there is more to do."""
+    scaling: Scaling = field(default_factory=Scaling)
+    """Of fp16; another precision leaves it as it is."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +86,36 @@ def save(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in checkpoint.velocity.items()}
     tensors["mean"] = subject.colours.mean.cpu()
+    text = json.dumps(about, ensure_ascii=False)
     with whole_file(path, keep) as temporary:
+        _check_room(path, sum(tensor.nbytes for tensor in tensors.values()))
         try:
-            save_file(tensors, temporary, metadata={"alexnet": json.dumps(about, ensure_ascii=False)})
+            save_file(tensors, temporary, metadata={"alexnet": text, "crc32": _checksum(text, tensors)})
         except SafetensorError as error:
             # A full disk reaches us as text only: "I/O error: No space left on device (os error 28)".
             if number := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(number[1]), str(error)) from error
             raise
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # as any file: safetensors makes its own for the owner only
+
+
+def _check_room(path: Path, size: int) -> None:
+    """Before anything is written: a disk that is filled to the last byte is in everybody's way."""
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and disk.free < size:  # some file systems do not tell
+        raise AlexNetError(
+            f"the disk is full: {path} needs {size / 1e6:,.1f} MB, and {disk.free / 1e6:,.1f} MB are free",
+            "free some space; the same command then goes on from what is finished",
+        )
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    total = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].numpy().data, total)
+    return f"{total:08x}"
 
 
 def description(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -114,9 +146,10 @@ def described(path: Path, about: dict[str, Any], mean: Tensor) -> tuple[Recipe, 
         subject = Subject(
             classes, wnids, Colours(mean, eigenvalues, eigenvectors), about["preparation"], about["dataset"]
         )
-        fields = {name: about[name] for name in Position.__dataclass_fields__}
-        position = Position(**fields | {"plateau": Plateau(**about["plateau"])})
-    except (KeyError, TypeError, ValueError) as error:
+        fields = {name: about[name] for name in Position.__dataclass_fields__ if name in about}
+        parts = {"plateau": Plateau(**about["plateau"]), "scaling": Scaling(**about.get("scaling", {}))}
+        position = Position(**fields | parts)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from error
     return recipe, subject, position
 
@@ -127,15 +160,18 @@ def load(path: Path) -> Checkpoint:
     recipe, subject, position = described(path, about, torch.empty(0))
     try:
         expected = _shapes(recipe, len(subject.classes))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from error
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: _kind(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
             _check_kinds(path, expected, found)
             tensors = {name: file.get_tensor(name) for name in found}
+            metadata = file.metadata()
     except (SafetensorError, OSError) as error:
         raise _damaged(path, str(error)) from error
+    if metadata.get("crc32", written := _checksum(metadata["alexnet"], tensors)) != written:
+        raise _damaged(path, "its checksum is that of other bytes")
     subject = replace(subject, colours=replace(subject.colours, mean=tensors.pop("mean")))
     velocity = {name: tensors.pop(VELOCITY + name) for name in expected if VELOCITY + name in tensors}
     return Checkpoint(recipe, subject, position, tensors, velocity)
@@ -148,7 +184,7 @@ def _damaged(path: Path, problem: str) -> AlexNetError:
 def newest(run: runs.Run) -> tuple[Checkpoint | None, str]:
     """Where a run goes on: its last checkpoint, or the one before if that is damaged; None before the first.
 
-    The second value says what was wrong, for the user.
+    The second value says what was wrong with the last one, for the user.
     """
     problem = None
     for path in (run.last, run.previous):

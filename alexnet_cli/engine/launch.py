@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from alexnet_cli.errors import REPORTS, AlexNetError
-from alexnet_cli.machine import cores
+from alexnet_cli.machine import adopt_slurm, cores, job
+from alexnet_cli.runs import Parallel
 
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -24,29 +25,40 @@ class Placement:
     ranks: int
     said: str
     """The choice in words, for the user."""
+    each: int = 1
+    """GPUs of a process."""
 
 
-def placement(device: str | None, gpus: str | None, processes: int | None) -> Placement:
-    """What `--device`, `--gpus` (a count, a list as 0,1 or `all`) and `--processes` mean on this machine."""
+def placement(
+    device: str | None, gpus: str | None, processes: int | None, parallel: Parallel | None = None
+) -> Placement:
+    """What `--device`, `--gpus` (a count, a list as 0,1 or `all`) and `--processes` mean on this machine.
+
+    With `towers` a process has two GPUs.
+    """
+    each = 2 if parallel == "towers" else 1
     if device is not None and device not in DEVICES:
         raise AlexNetError(f"there is no device '{device}'", f"it is one of {', '.join(DEVICES)}")
     if launched():
         kind, ranks = device or _best_device(), int(os.environ["WORLD_SIZE"])
-        return Placement(kind, ranks, f"{ranks} × {kind}")
+        return Placement(kind, ranks, f"{ranks} × {kind}", each)
     chosen = _chosen(gpus)
-    kind = device or ("cuda" if gpus is not None else _best_device())
+    if chosen and len(chosen) % each:
+        raise AlexNetError(f"--gpus {gpus}: with --parallel towers they go in pairs", "give an even number")
+    kind = device or ("cuda" if gpus is not None or each > 1 else _best_device())
     if kind == "cpu":
-        count = processes or len(chosen or "1")
-        return Placement("cpu", count, "the CPU" + (f" with {count} processes" if count > 1 else ""))
+        count = processes or len(chosen or "1" * each) // each
+        return Placement("cpu", count, "the CPU" + (f" with {count} processes" if count > 1 else ""), each)
     if processes is not None:
         raise AlexNetError("--processes is for the CPU", "add --device cpu, or say --gpus instead")
-    if kind == "mps" and len(chosen or "1") > 1:
-        raise AlexNetError(f"--gpus {gpus}: with mps there is one GPU", "leave --gpus away")
+    if kind == "mps" and (len(chosen or "1") > 1 or each > 1):
+        said = f"--gpus {gpus}" if each == 1 else "--parallel towers"
+        raise AlexNetError(f"{said}: with mps there is one GPU", "leave it away")
     if kind == "mps":
         if not torch.backends.mps.is_available():
             raise AlexNetError("--device mps: this machine has no usable Apple GPU", "use the CPU: --device cpu")
         return Placement("mps", 1, "the Apple GPU")
-    return _on_gpus(gpus, chosen)
+    return _on_gpus(gpus, chosen, each)
 
 
 def device(name: str | None) -> torch.device:
@@ -55,7 +67,8 @@ def device(name: str | None) -> torch.device:
 
 
 def launched() -> bool:
-    """Whether a launcher (ours or torchrun) started this process as one of several."""
+    """Whether a launcher (ours, torchrun or srun) started this process as one of several."""
+    adopt_slurm()
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -65,9 +78,15 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _on_gpus(gpus: str | None, chosen: list[int] | None) -> Placement:
+def _on_gpus(gpus: str | None, chosen: list[int] | None, each: int) -> Placement:
     found = torch.cuda.device_count()
-    chosen = chosen or list(range(1 if gpus is None else found))
+    chosen = chosen or list(range(each if gpus is None else found - found % each))
+    if gpus is None and each > 1 and found < each:
+        raise AlexNetError(
+            f"--parallel towers: two GPUs are needed, and this machine has {found or 'no'} usable "
+            f"GPU{'s' * (found != 1)}",
+            "--parallel towers --device cpu computes both halves on the CPU",
+        )
     if not chosen or max(chosen) >= found:
         count, said = len(chosen), "--device cuda" if gpus is None else f"--gpus {gpus}"
         raise AlexNetError(
@@ -82,7 +101,7 @@ def _on_gpus(gpus: str | None, chosen: list[int] | None) -> Placement:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         lent = visible.split(",") if visible else [str(n) for n in range(found)]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lent[n] for n in chosen)
-    return Placement("cuda", len(chosen), f"{len(chosen)} GPU{'s' * (len(chosen) > 1)}")
+    return Placement("cuda", len(chosen) // each, f"{len(chosen)} GPU{'s' * (len(chosen) > 1)}", each)
 
 
 def _chosen(gpus: str | None) -> list[int] | None:
@@ -115,6 +134,7 @@ def relaunch(ranks: int) -> int:
         rdzv_endpoint="127.0.0.1:0",  # a free port
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",  # the last is Slurm's
     )
     # Between a signal and a kill there must be time for a step, a validation and a checkpoint.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "900")
@@ -125,7 +145,8 @@ def relaunch(ranks: int) -> int:
             elastic_launch(config, sys.executable)("-m", "alexnet_cli", *sys.argv[1:])
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            return _show_cause(Path(reports), codes) or next((code for code in codes.values() if code > 0), 1)
+            code = next((code for code in codes.values() if code > 0), 1)
+            return _show_cause(Path(reports), codes, ranks) or code
         except SignalException as error:
             return 128 + int(error.sigval)
         finally:
@@ -133,26 +154,32 @@ def relaunch(ranks: int) -> int:
     return 0
 
 
-def _show_cause(reports: Path, codes: dict[int, int]) -> int:
-    """Raise the mistake that a rank reported, or that one was killed; else show the traceback that came first.
+def _show_cause(reports: Path, codes: dict[int, int], ranks: int) -> int:
+    """Raise the first mistake that a rank reported, or that one was killed; else show the first traceback.
 
-    0 if there is none of these.
+    Without these, what the others say of it. 0 if they say nothing.
     """
     found = [
         json.loads(path.read_text()) for path in sorted(reports.iterdir(), key=lambda p: p.stat().st_mtime_ns)
     ]
-    mistakes = [report for report in found if "message" in report]
-    if mistakes:
-        raise AlexNetError(**min(mistakes, key=lambda report: int(report["exit_code"])))  # signals come last
+    told = [report for report in found if "message" in report]
+    lost = [report for report in told if report.pop("lost")]
+    # By a signal: the launcher's own, when one of them fails.
+    stopped = [report for report in told if report["exit_code"] > 128]
+    mistakes = [report for report in told if report not in lost + stopped]
     killed = [rank for rank, code in codes.items() if code == -signal.SIGKILL]
-    if killed:
+    tracebacks = [report for report in found if "traceback" in report]
+    if killed and not mistakes:
         hint = "was the machine out of memory? The same command goes on from the last checkpoint"
-        raise AlexNetError(f"process {killed[0]} was killed", hint)
-    sys.stderr.write("".join(report["traceback"] for report in found[:1]))
-    return min(1, len(found))
+        raise AlexNetError(f"process {killed[0]} of {ranks} was killed", hint)
+    if tracebacks and not mistakes:
+        sys.stderr.write(f"process {tracebacks[0]['rank']} of {ranks}:\n{tracebacks[0]['traceback']}")
+        return 1
+    for report in mistakes + lost + stopped:
+        raise AlexNetError(**report)
+    return 0
 
 
 def threads_per_rank(ranks: int) -> int:
     """Arithmetic threads for each process of this machine, so that several do not crowd each other out."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    return max(1, cores() // local)
+    return job().cores if "LOCAL_WORLD_SIZE" in os.environ else max(1, cores() // ranks)

@@ -33,13 +33,14 @@ class Row:
 
 
 def rows(names: Iterable[str], optimizer: Optimizer, rate: float) -> dict[str, Row]:
-    """One row for each parameter where the rate of the weights is `rate`."""
-    return {
-        name: Row(rate * optimizer.bias_rate, optimizer.decay * optimizer.bias_decay)
-        if name.endswith(".bias")
-        else Row(rate, optimizer.decay)
-        for name in names
-    }
+    """One row for each parameter, where weights whose layer has no rate of its own have `rate`."""
+    factors, found = optimizer.factors, {}
+    for name in names:
+        layer, _, kind = name.partition(".")
+        own = rate * factors.get(layer, 1.0)
+        bias = Row(own * optimizer.bias_rate, optimizer.decay * optimizer.bias_decay)
+        found[name] = bias if kind == "bias" else Row(own, optimizer.decay)
+    return found
 
 
 def still(model: nn.Module) -> dict[str, Tensor]:
@@ -54,20 +55,42 @@ def update(
     table: Mapping[str, Row],
     momentum: float,
     kind: Kind = "rate-inside",
+    scale: float = 1.0,
 ) -> None:
-    """One step for every parameter whose rate is not 0; the gradients are spent, set to None."""
+    """One step for every parameter whose rate is not 0; the gradients, `scale` times too large, are spent."""
     for name, parameter in model.named_parameters():
         row = table[name]
         if row.rate != 0:
             assert parameter.grad is not None
             for w, v, g in _pieces(parameter, velocity[name], parameter.grad):
+                if scale != 1:
+                    g.mul_(1 / scale)
                 if kind == "rate-inside":
                     v.mul_(momentum).add_(w, alpha=-row.decay * row.rate).add_(g, alpha=-row.rate)
                     w.add_(v)
                 else:
                     v.mul_(momentum).add_(g.add_(w, alpha=row.decay))
                     w.add_(v, alpha=-row.rate)
+    spend(model)
+
+
+def spend(model: nn.Module) -> None:
+    """Forget the gradients."""
+    for parameter in model.parameters():
         parameter.grad = None
+
+
+def freeze(model: nn.Module, table: Mapping[str, Row]) -> bool:
+    """Have no gradient computed for what stands still, and tell whether that is a change.
+
+    Where nothing moves at all, gradients are computed in vain: backward needs something to do.
+    """
+    moving = {name for name, row in table.items() if row.rate != 0} or set(table)
+    changed = False
+    for name, parameter in model.named_parameters():
+        changed |= parameter.requires_grad != (name in moving)
+        parameter.requires_grad_(name in moving)
+    return changed
 
 
 def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:

@@ -2,13 +2,15 @@
 
 The paper's (§5) divides them by ten when the validation error stops improving. The authors saw to it by hand,
 three times; here a plateau is counted. The other schedules name their epochs or steps, and leave plateaus alone.
+Any of them can be changed by hand while a run goes on: see `rates`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from alexnet_cli.engine import optimizer
 from alexnet_cli.engine.optimizer import Row
+from alexnet_cli.engine.rates import Change
 from alexnet_cli.recipes import Recipe, Schedule
 
 
@@ -36,23 +38,44 @@ class Plateau:
         return self.count > schedule.drops
 
 
-def rows(names: Iterable[str], recipe: Recipe, epoch: int, steps: int, plateaus: int) -> dict[str, Row]:
-    """How each parameter moves in the next step, when so many epochs, steps and plateaus are over."""
-    schedule = recipe.schedule
+def drops(schedule: Schedule, epoch: int, steps: int, plateaus: int) -> int:
+    """How often the rate was divided, when so many epochs, steps and plateaus are over."""
     if schedule.drop_epochs:
-        drops = sum(epoch >= place for place in schedule.drop_epochs)
-    elif schedule.drop_steps:
-        drops = steps // schedule.drop_steps
-    else:
-        drops = min(plateaus, schedule.drops)
+        return sum(epoch >= place for place in schedule.drop_epochs)
+    if schedule.drop_steps:
+        return steps // schedule.drop_steps
+    return min(plateaus, schedule.drops)
 
-    def rate(name: str, first: float) -> float:
+
+def rows(
+    names: Collection[str], recipe: Recipe, epoch: int, steps: int, plateaus: int, changes: Sequence[Change] = ()
+) -> dict[str, Row]:
+    """How each parameter moves in the next step, when so many epochs, steps and plateaus are over.
+
+    `changes` are those by hand, in the order of their steps. They do what the schedule's own drops do: biases that
+    these leave alone keep their rate, and what stands still stays so.
+    """
+    schedule, done = recipe.schedule, drops(recipe.schedule, epoch, steps, plateaus)
+    begun, divided, since = recipe.optimizer.rate, 1.0, 0
+    for change in changes:
+        if change.step <= steps and change.request.to is not None:
+            begun, divided, since = change.request.to, 1.0, change.drops
+        elif change.step <= steps:
+            divided *= change.request.divide or 1.0
+    dropping = optimizer.rows(names, recipe.optimizer, begun)
+    staying = optimizer.rows(names, recipe.optimizer, recipe.optimizer.rate)
+
+    def rate(name: str) -> float:
         if name.startswith("conv1.") and 0 < schedule.conv1_freeze <= epoch:
             return 0.0
         if name.endswith(".bias") and not schedule.biases_drop:
-            return first
+            return staying[name].rate
         once_more = name == "conv1.weight" and 0 < schedule.conv1_drop <= epoch
-        return first / schedule.drop ** (drops + once_more)
+        return dropping[name].rate / schedule.drop ** (done - since + once_more) / divided
 
-    first = optimizer.rows(names, recipe.optimizer, recipe.optimizer.rate)
-    return {name: replace(row, rate=rate(name, row.rate)) for name, row in first.items()}
+    return {name: replace(row, rate=rate(name)) for name, row in staying.items()}
+
+
+def rate(recipe: Recipe, epoch: int, steps: int, plateaus: int, changes: Sequence[Change] = ()) -> float:
+    """The rate of weights whose layer has no rules of its own."""
+    return rows(["any.weight"], recipe, epoch, steps, plateaus, changes)["any.weight"].rate

@@ -1,10 +1,16 @@
-"""A polite stop: the first SIGINT or SIGTERM is noted for the loop to act on, a second SIGINT quits at once."""
+"""A polite stop: the first signal is noted for the loop to act on, a second SIGINT quits at once.
+
+SIGINT is Ctrl-C, SIGTERM a system's or a scheduler's, SIGUSR1 what Slurm sends ahead of the end of a job's time
+(`sbatch --signal=USR1@120`).
+"""
 
 import os
 import signal
 import time
 from types import FrameType, TracebackType
 from typing import Any
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
@@ -17,7 +23,7 @@ class Stop:
         self._asked_at = 0.0
 
     def __enter__(self) -> "Stop":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             self._handlers[number] = signal.signal(number, self._asked)
         return self
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alexnet_cli import paper
 from alexnet_cli.network.lrn import LocalResponseNorm
 from alexnet_cli.network.within import WithinMapNorm
-from alexnet_cli.recipes import LAYERS, SIXTH, Network
+from alexnet_cli.recipes import BOTTLENECK, LAYERS, SIXTH, Network
 
 # B pictures, K kernel maps.
 
@@ -29,9 +29,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 
-PLACES = {name: place for place, name in enumerate(LAYERS)} | {SIXTH: 1 << 31}
+PLACES = {name: place for place, name in enumerate(LAYERS)} | {SIXTH: 1 << 31, BOTTLENECK: 1 << 30}
 """Which generator a layer's first weights come from. Generators read the lowest 32 bits of their seed: conv6's
-is half of them away, where no layer of a nearby seed is."""
+and the bottleneck's are half and a quarter of them away, where no layer of a nearby seed is."""
 
 
 class AlexNet(nn.Module):
@@ -46,14 +46,15 @@ class AlexNet(nn.Module):
     def __init__(self, net: Network, classes: int) -> None:
         super().__init__()
         self.layers = net.layers
-        *convolutions, fc6, fc7, _ = self.layers
         maps = 3
-        for name in convolutions:
+        for name in self.layers[: self.layers.index("fc6")]:
             self.add_module(name, _convolution(net, name, maps))
             maps = net.units[name]
-        self.fc6 = nn.Linear(net.fc6_inputs, net.units[fc6])
-        self.fc7 = nn.Linear(net.units[fc6], net.units[fc7])
-        self.fc8 = nn.Linear(net.units[fc7], classes)
+        self.fc6 = nn.Linear(net.fc6_inputs, net.units["fc6"])
+        self.fc7 = nn.Linear(net.units["fc6"], net.units["fc7"])
+        if net.bottleneck:
+            self.bottleneck = nn.Linear(net.units["fc7"], net.last_inputs)
+        self.fc8 = nn.Linear(net.last_inputs, classes)
         self.norm1 = _normalization(net)
         self.norm2 = _normalization(net)
         self.within2 = WithinMapNorm() if net.normalization.within else nn.Identity()
@@ -88,6 +89,8 @@ class AlexNet(nn.Module):
         mask6, mask7 = masks if masks is not None else (None, None)
         x = self.hidden(self.fc6, x.flatten(1), mask6)
         x = self.hidden(self.fc7, x, mask7)
+        if BOTTLENECK in self.layers:
+            x = self.bottleneck(x)  # linear: it has no activation and no dropout
         logits: Tensor = self.fc8(x)
         return logits
 
@@ -170,7 +173,7 @@ def initialise(model: AlexNet, net: Network, seed: int) -> None:
     with torch.device("meta"):
         full = AlexNet(replace(net, width=1.0), model.fc8.out_features)
     sigmas = dict(zip(LAYERS, net.sigma, strict=True))
-    sigmas[SIXTH] = sigmas["conv5"]
+    sigmas |= {SIXTH: sigmas["conv5"], BOTTLENECK: sigmas["fc8"]}
     for name in net.layers:
         layer = getattr(model, name)
         generator = torch.Generator().manual_seed((seed * len(LAYERS) + PLACES[name]) % 2**63)

@@ -7,6 +7,7 @@ the width. `departures` says where a recipe leaves the printed text, and why.
 
 from alexnet_cli.recipes.departures import Departure, departures
 from alexnet_cli.recipes.parts import (
+    BOTTLENECK,
     LAYERS,
     MENDED,
     SIXTH,
@@ -23,6 +24,7 @@ from alexnet_cli.recipes.published import RECIPES, caffe, original, paper, small
 from alexnet_cli.recipes.variants import VARIANTS, chosen, named
 
 __all__ = [
+    "BOTTLENECK",
     "LAYERS",
     "MENDED",
     "RECIPES",

@@ -128,6 +128,7 @@ def _open_in_the_text(recipe: Recipe) -> Iterator[Departure]:
 
 _PRINTED = {
     "network.kernels": "96, 256, 384, 384, 256 (§3.5)",
+    "network.bottleneck": "nothing between fc7 and the classes (§3.5)",
     "network.towers": "2: conv2, conv4 and conv5 see one GPU's maps (§3.2, §3.5)",
     "network.exchange": "conv3 is connected to all kernel maps of conv2 (§3.5)",
     "network.without": "five convolutions (§3.5)",
@@ -161,6 +162,8 @@ _PRINTED = {
     "optimizer.bias_decay": "1.0: one rule for every weight (§5)",
     "optimizer.velocity": "rate-inside: v ← 0.9·v − 0.0005·ε·w − ε·gradient (§5)",
     "optimizer.batch_size": "128 (§5)",
+    "optimizer.frozen": "an equal learning rate for all layers (§5)",
+    "optimizer.layer_rates": "an equal learning rate for all layers (§5)",
     "schedule.epochs": "roughly 90 cycles (§5)",
     "schedule.drop_epochs": "÷10 when the validation error stopped improving, three times (§5)",
     "schedule.drop_steps": "÷10 when the validation error stopped improving, three times (§5)",

@@ -1,5 +1,7 @@
 """What a recipe consists of: frozen dataclasses with the paper's values, and what makes no sense in them."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +11,8 @@ from alexnet_cli.errors import AlexNetError
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 SIXTH = "conv6"
 """The further convolution of "1 CNN*", over the last pooling; initialised as conv5."""
+BOTTLENECK = "bottleneck"
+"""The linear layer between fc7 and very many classes (layers-146-2011.cfg); initialised as fc8."""
 
 MENDED = {
     "conv1": "conv2 sees the picture, in both towers, at the middles of conv1's windows; then both poolings",
@@ -44,6 +48,8 @@ class Network:
     kernels: tuple[int, ...] = printed.CONVOLUTION_KERNELS
     """Of conv1 to conv5; a sixth number is that of conv6, 3×3 kernels over the last pooling."""
     hidden: int = printed.HIDDEN_UNITS
+    bottleneck: int = 0
+    """Linear units between fc7 and fc8; 0 is none, as in the paper. With very many classes they save weights."""
     towers: int = printed.TOWERS
     """conv2, conv4 and conv5 see only the maps of their own tower."""
     exchange: bool = True
@@ -87,7 +93,13 @@ class Network:
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers with weights, in the order in which they run."""
-        return (*self.units, "fc8")
+        return (*self.units, *([BOTTLENECK] if self.bottleneck else []), "fc8")
+
+    @property
+    def last_inputs(self) -> int:
+        """Of fc8: the units of fc7 or those of the bottleneck, which are scaled as all others are."""
+        narrow = max(1, round(self.bottleneck * self.width / self.towers)) * self.towers
+        return narrow if self.bottleneck else self.units["fc7"]
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -161,6 +173,16 @@ class Optimizer:
     velocity: Literal["rate-inside", "rate-outside"] = "rate-inside"
     """`rate-outside`: as torch.optim.SGD, where a drop of the rate also rescales what the velocity holds."""
     batch_size: int = printed.BATCH_SIZE
+    frozen: tuple[str, ...] = ()
+    """Layers that stand still: conv1,conv2. No rate, no decay, and no gradient is computed for them."""
+    layer_rates: tuple[str, ...] = ()
+    """Layers whose rate is so many times the others': conv3:0.1,fc8:10, weights and biases alike."""
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """What multiplies the rate, of each layer that is named; ValueError where that is no layer:number."""
+        parts = (entry.partition(":") for entry in self.layer_rates)
+        return {layer.strip(): float(factor) for layer, _, factor in parts} | dict.fromkeys(self.frozen, 0.0)
 
 
 @dataclass(frozen=True)
@@ -217,6 +239,7 @@ def checked(recipe: Recipe) -> Recipe:
         "must be five or six positive numbers",
     )
     need(net.hidden > 0, "network.hidden", "must be above 0")
+    need(net.bottleneck >= 0, "network.bottleneck", "must not be negative")
     need(
         net.exchange or net.towers > 1, "network.exchange", "cannot be false for one tower: it has no other to see"
     )
@@ -262,6 +285,7 @@ def checked(recipe: Recipe) -> Recipe:
     need(optimizer.bias_decay >= 0, "optimizer.bias_decay", "must not be negative")
     need(optimizer.batch_size >= 1, "optimizer.batch_size", "must be at least 1")
     need(0 <= optimizer.momentum < 1, "optimizer.momentum", "must be at least 0 and below 1")
+    _check_layers(net, optimizer, need)
     need(schedule.epochs >= 1, "schedule.epochs", "must be at least 1")
     need(schedule.drop > 1, "schedule.drop", "must be above 1")
     need(schedule.drops >= 0, "schedule.drops", "must not be negative")
@@ -285,3 +309,18 @@ def checked(recipe: Recipe) -> Recipe:
         gone = net.without == "conv1" and getattr(schedule, key) > 0
         need(not gone, f"schedule.{key}", "cannot be given without conv1")
     return recipe
+
+
+def _check_layers(net: Network, optimizer: Optimizer, need: Callable[[bool, str, str], None]) -> None:
+    """The layers that have a rate of their own must be there, each once, and some layer must move."""
+    there, named = ", ".join(net.layers), [entry.partition(":")[0].strip() for entry in optimizer.layer_rates]
+    need(set(optimizer.frozen) <= set(net.layers), "optimizer.frozen", f"must be among the net's layers, {there}")
+    need(set(optimizer.frozen) < set(net.layers), "optimizer.frozen", "cannot be all layers: nothing would move")
+    key = "optimizer.layer_rates"
+    need(set(named) <= set(net.layers), key, f"must name layers of the net, {there}")
+    need(len({*named, *optimizer.frozen}) == len(named) + len(set(optimizer.frozen)), key, "names a layer twice")
+    try:
+        good = all(0 < optimizer.factors[name] < math.inf for name in named)
+    except ValueError:
+        good = False
+    need(good, key, "must be layers and numbers above 0, such as conv3:0.1,fc8:10; frozen is for those that stand")

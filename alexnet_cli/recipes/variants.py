@@ -21,6 +21,12 @@ def six_conv(recipe: Recipe) -> Recipe:
     return with_network(recipe, kernels=(*net.kernels[:5], net.kernels[4]), biased=biased)
 
 
+def bottleneck(recipe: Recipe) -> Recipe:
+    """A linear layer of 2048 between fc7 and the classes, two times 1024 on their GPUs (layers-146-2011.cfg)."""
+    need(recipe, not recipe.network.bottleneck, "it has a bottleneck already")
+    return with_network(recipe, bottleneck=2048)
+
+
 def one_gpu(recipe: Recipe) -> Recipe:
     """One of the two towers, but conv5 and the hidden layers whole, for as many parameters (§3.2, footnote 2)."""
     net = recipe.network
@@ -93,6 +99,10 @@ VARIANTS: dict[str, tuple[Variant, str]] = {
     "six-conv": (
         six_conv,
         "a sixth convolution over the last pooling, as in 1 CNN* (§6; layers-146-2012-2011.cfg)",
+    ),
+    "bottleneck": (
+        bottleneck,
+        "2048 linear units between fc7 and very many classes, as on Fall 2011's (layers-146-2011.cfg)",
     ),
     "one-gpu": (one_gpu, "one tower, with conv5 and the hidden layers whole (§3.2; layers-145-half.cfg)"),
     "ungrouped": (ungrouped, "every kernel sees all maps of the layer below"),

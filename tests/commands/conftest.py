@@ -5,6 +5,15 @@ from typing import Any
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def unconnected(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched from the network, and what this machine's torch.hub keeps is not seen."""
+    from alexnet_cli.engine import published
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+    monkeypatch.setattr(published, "URL", "http://127.0.0.1:9/alexnet-owt-7be5be79.pth")  # where nobody listens
+
+
 @pytest.fixture
 def trained(place: Path, alexnet: Callable[..., Any], net: tuple[str, ...]) -> Path:
     """A run of three steps in the working directory."""

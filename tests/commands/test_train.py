@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,10 @@ def test_variables_stand_for_options_which_have_the_last_word(
 def test_metrics_are_stable_lines_of_json(trained: Path) -> None:
     *steps, validation = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     for number, step in enumerate(steps, 1):
-        assert set(step) == {"kind", "epoch", "step", "loss", "rate", "pictures", "seconds", "waited"}
+        assert set(step) == {"kind", "epoch", "step", "loss", "gradient", "rate", "pictures", "seconds", "waited"}
         assert (step["kind"], step["epoch"], step["step"], step["pictures"]) == ("step", 1, number, 8)
-        assert 0 <= step["waited"] <= step["seconds"] and step["rate"] == 0.01
-    assert set(validation) == {"kind", "step", "tally", "classes", "best", "plateaus", "seconds"}
+        assert 0 <= step["waited"] <= step["seconds"] and step["rate"] == 0.01 and step["gradient"] > 0
+    assert set(validation) == {"kind", "step", "tally", "classes", "best", "plateaus", "seconds", "took"}
     assert set(validation["tally"]) == {"pictures", "wrong1", "wrong5", "loss"}
     assert (validation["step"], validation["tally"]["pictures"], validation["classes"]) == (3, 18, 2)
 
@@ -96,10 +97,13 @@ def test_a_run_explains_itself(trained: Path, tiny: Path) -> None:
 @pytest.mark.usefixtures("place")
 def test_the_conversation_is_plain_lines_in_a_log(alexnet: Run, net: tuple[str, ...]) -> None:
     outcome = alexnet("train", *net, "--max-steps", 3).succeeded()
-    first, validation, progress, end = outcome.err.splitlines()
+    first, validation, progress, spent, end = outcome.err.splitlines()
     assert first == "training runs/small-1 on the CPU, maps after-conv1"
     assert validation.startswith("step 3  0:0") and "top-1 50.00 %  best" in validation
     assert progress.startswith("training 100 %  3/3 steps") and end == "3 steps are done, at step 3"
+    assert re.fullmatch(
+        r"3 steps in 0:0\d  [\d.]+ pictures/s  waiting \d+ %  validating \d+ %  saving \d+ %", spent
+    )
     assert outcome.out == "runs/small-1: lowest validation error 50.00 %\n"
     assert "\x1b" not in outcome.err and "top-5" not in outcome.err, "two classes have no fifth"
 
@@ -125,7 +129,9 @@ def test_without_validation_pictures_it_trains(
 def test_bf16_trains(alexnet: Run, net: tuple[str, ...]) -> None:
     alexnet("train", *net, "--precision", "bf16", "--max-steps", 1).succeeded()
     assert runs.open_run(Path("runs/small-1")).config.precision == "bf16"
-    alexnet("train", *net, "--precision", "fp8").failed("there is no precision 'fp8'", "fp32 or bf16")
+    alexnet("train", *net, "--precision", "fp8").failed(
+        "there is no precision 'fp8'", "one of fp32, tf32, bf16, fp16"
+    )
 
 
 @pytest.mark.usefixtures("place")

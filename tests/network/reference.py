@@ -267,6 +267,8 @@ def forward(w: Arrays, pixels: np.ndarray, masks: tuple[np.ndarray, np.ndarray] 
     mask6, mask7 = masks if masks is not None else (None, None)
     x = hidden("fc6", x.reshape(len(x), -1), mask6)
     x = hidden("fc7", x, mask7)
+    if "bottleneck" in there:
+        x = full("bottleneck", x)
     full("fc8", x)
     return seen
 

@@ -34,6 +34,8 @@ RECIPES = {
 }
 VARIANTS = {
     "paper+six-conv": PAPER,
+    "paper+bottleneck": PAPER,
+    "torchvision+six-conv+bottleneck": TORCHVISION,
     "paper+one-gpu": replace(PAPER, towers=1),
     "paper+ungrouped": replace(PAPER, towers=1),
     "paper+no-exchange": replace(PAPER, exchange=False),

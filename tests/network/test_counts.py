@@ -94,7 +94,8 @@ def test_the_sizes_that_a_recipe_names_are_those_of_its_network(name: str) -> No
     found = layers(net, CLASSES)
     with_weights = [layer for layer in found if layer.parameters]
     assert tuple(layer.name for layer in with_weights) == net.layers
-    assert [layer.output[0] for layer in with_weights[:-1]] == list(net.units.values())
+    widths = [*net.units.values(), *([net.last_inputs] if net.bottleneck else [])]
+    assert [layer.output[0] for layer in with_weights[:-1]] == widths
     assert tuple(dict.fromkeys(layer.output[1] for layer in found if len(layer.output) == 3)) == net.sides
     assert sum(layer.kind.startswith("max pooling") for layer in found) == 3
     with torch.device("meta"):

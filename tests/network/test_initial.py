@@ -126,3 +126,15 @@ def test_a_convolution_left_out_leaves_those_that_do_not_touch_it_alone(layer: s
     for name, alike in shapes.items():
         assert not alike or torch.equal(getattr(whole, name).weight, getattr(rest, name).weight)
     assert sum(not alike for alike in shapes.values()) <= 1
+
+
+def test_a_bottleneck_starts_as_fc8_and_leaves_the_others_as_they_are() -> None:
+    net = replace(TINY, hidden=1000, sigma=(0.01,) * 7 + (0.02,))
+    plain, narrow = initialised(net), initialised(replace(net, bottleneck=200))
+    layer = narrow.bottleneck
+    assert layer.weight.shape == (200, 1000) and narrow.fc8.weight.shape == (CLASSES, 200)
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.01) and not layer.bias.any()
+    for name in recipes.LAYERS[:-1]:
+        assert torch.equal(getattr(plain, name).weight, getattr(narrow, name).weight)
+    first = layer.weight.detach().flatten()[:6]
+    assert not torch.equal(first, narrow.fc8.weight.detach().flatten()[:6])

@@ -153,13 +153,14 @@ def _network(graph: _Graph, model: AlexNet, net: Network, x: str) -> str:
     x = graph.add("Flatten", x, axis=1)
     # What dropout multiplies by at test goes into the weights that follow: exactly, as it is ½ in the paper.
     scale = model.test_scale if model.dropout else 1.0
-    scales = {"fc6": scale, "fc7": scale} if model.drops_inputs else {"fc7": scale, "fc8": scale}
-    for name in ("fc6", "fc7", "fc8"):
+    full = model.layers[model.layers.index("fc6") :]  # what follows fc7 is the bottleneck, or fc8
+    scales = {"fc6": scale, "fc7": scale} if model.drops_inputs else {"fc7": scale, full[2]: scale}
+    for name in full:
         layer = getattr(model, name)
         weight = graph.constant(f"{name}.weight", layer.weight.detach() * scales.get(name, 1.0))
         bias = graph.constant(f"{name}.bias", layer.bias)
         x = graph.add("Gemm", x, weight, bias, transB=1, output="logits" if name == "fc8" else "")
-        x = activated(x) if name != "fc8" else x
+        x = activated(x) if name in ("fc6", "fc7") else x
     return x
 
 

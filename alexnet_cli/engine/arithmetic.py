@@ -1,0 +1,108 @@
+"""How a step is computed: in which numbers, in how many parts, and how strictly the same each time."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.loader import TrainingBatch
+from alexnet_cli.runs import Machine, Precision
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The forward pass in half precision, where that is asked for; the weights stay in fp32."""
+    return torch.autocast(device.type, HALVES.get(precision), enabled=precision in HALVES)
+
+
+def set_up(machine: Machine, precision: Precision) -> None:
+    """Of this process: threads, the products of CUDA, and whether each step is the same each time.
+
+    Without `tf32` CUDA multiplies in whole fp32: torch's own choice is to take tf32 for convolutions.
+    """
+    torch.set_num_threads(machine.threads)
+    product = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = product
+    torch.backends.cudnn.conv.fp32_precision = product  # type: ignore[attr-defined]
+    if machine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA multiplies for the first time
+    torch.use_deterministic_algorithms(machine.deterministic)
+    torch.backends.cudnn.benchmark = False  # which would choose its algorithms by time
+
+
+def compiled(net: nn.Module, machine: Machine) -> Callable[..., Tensor]:
+    """The forward pass in training, compiled if that is asked for; validation does without."""
+    return torch.compile(net, dynamic=False) if machine.compiled else net
+
+
+def check_compiler(device_kind: str) -> None:
+    """torch.compile writes C++ for a CPU, and has it compiled by the machine's own compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if device_kind == "cpu" and shutil.which(compiler) is None:
+        raise AlexNetError(
+            f"--compile: there is no C++ compiler {compiler} here", "install one, name it in CXX, or leave it out"
+        )
+
+
+def check_parts(batch_size: int, machine: Machine) -> None:
+    """Parts of one shape, so that a compiled step is compiled once."""
+    rows, parts = -(-batch_size // machine.ranks), machine.accumulate
+    if rows % parts:
+        fitting = ", ".join(str(n) for n in range(2, rows + 1) if rows % n == 0)
+        each = "each process's part of a batch" if machine.ranks > 1 else "a batch"
+        raise AlexNetError(
+            f"--accumulate {parts}: {each} has {rows} pictures, which are not {parts} equal parts",
+            f"take one of {fitting}" if fitting else "leave it out",
+        )
+
+
+def parts(
+    batch: TrainingBatch, count: int, net: nn.Module
+) -> Iterator[tuple[TrainingBatch, AbstractContextManager[None]]]:
+    """The batch in `count` parts, each with a context in which the ranks exchange gradients only for the last."""
+    size = len(batch.labels) // count
+    for first in range(0, size * count, size):
+        rows = slice(first, first + size)
+        part = replace(
+            batch,
+            pixels=batch.pixels[rows],
+            masks=(batch.masks[0][rows], batch.masks[1][rows]),
+            labels=batch.labels[rows],
+            weights=batch.weights[rows],
+            samples=batch.samples[rows],
+        )
+        last = first + size == size * count
+        apart = isinstance(net, nn.parallel.DistributedDataParallel) and not last
+        yield part, net.no_sync() if apart else nullcontext()  # type: ignore[operator]
+
+
+GROWTH_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What fp16 multiplies the loss by before the backward pass, so that small gradients do not vanish.
+
+    By the rule of torch.amp.GradScaler, but as a value that lies in the checkpoint: half of it where the gradients
+    overflow, and that step is left out; twice after so many steps in which they did not. A power of two, so that
+    what is multiplied and divided is the same to the last bit.
+    """
+
+    scale: float = 65536.0
+    steps: int = 0
+    """Since it changed."""
+    skipped: int = 0
+    """Steps that were left out so far."""
+
+    def after(self, finite: bool) -> "Scaling":
+        if not finite:
+            return Scaling(self.scale / 2, 0, self.skipped + 1)
+        if self.steps + 1 == GROWTH_STEPS:
+            return replace(self, scale=self.scale * 2, steps=0)
+        return replace(self, steps=self.steps + 1)
