@@ -2,10 +2,12 @@
 
 python docs/plots.py initialisation RUNS docs/initialisation.svg
 python docs/plots.py fashion RUNS docs/fashion-mnist.svg
+python docs/plots.py long RUNS docs/fashion-mnist-long.svg
 """
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,31 @@ def fashion(runs: Path, out: Path) -> None:
     save(figure, out)
 
 
+def long(runs: Path, out: Path) -> None:
+    """`runs` also holds memory.txt: seconds, MB and processor seconds of the training, a line now and then."""
+    run = runs / "two-hours"
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4))
+    steps, validations = metrics(run, "step"), metrics(run, "validation")
+    errors = [100 * row["tally"]["wrong1"] / row["tally"]["pictures"] for row in validations]
+    left.plot([row["seconds"] / 60 for row in validations], errors, "o-", color=BLUE, ms=3)
+    for before, after in pairwise(steps):
+        if after["rate"] < before["rate"]:
+            left.axvline(after["seconds"] / 60, color="grey", lw=0.8, ls=":")
+    left.set(title="validation, centre patch", xlabel="minutes", ylabel="top-1 error, %", ylim=(0, 30))
+    watched = [tuple(map(float, line.split())) for line in (runs / "memory.txt").open()]
+    middle.plot([row[0] / 60 for row in watched], [row[1] for row in watched], color=BLUE, lw=1.2)
+    middle.set(title="memory", xlabel="minutes", ylabel="MB (PSS)", ylim=(0, None))
+    every = [*watched[::10], watched[-1]]  # five minutes
+    done = [next((row["step"] for row in reversed(steps) if row["seconds"] <= row_[0]), 0) for row_ in every]
+    for words, column, colour in (("a second", 0, VERMILION), ("a processor second", 2, BLUE)):
+        rates = [128 * (b - a) / (then[column] - now[column])
+                 for (a, now), (b, then) in pairwise(zip(done, every, strict=True))]  # fmt: skip
+        right.plot([row[0] / 60 for row in every[1:]], rates, "o-", color=colour, ms=3, label=words)
+    right.set(title="pictures trained on", xlabel="minutes", ylabel="pictures", ylim=(0, None))
+    right.legend()
+    save(figure, out)
+
+
 def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     rows = map(json.loads, (run / "metrics.jsonl").open())
     return [row for row in rows if row["kind"] == kind]
@@ -68,5 +95,7 @@ def save(figure: plt.Figure, out: Path) -> None:
     figure.savefig(out)
 
 
+PLOTS = {"initialisation": initialisation, "fashion": fashion, "long": long}
+
 if __name__ == "__main__":
-    {"initialisation": initialisation, "fashion": fashion}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    PLOTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
