@@ -28,7 +28,7 @@ from alexnet_cli.dataset.manifest import (
     open_dataset,
 )
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.files import sha256, write_bytes
+from alexnet_cli.files import sha256, whole_file, write_bytes
 
 SMALL = 256 << 20
 """Bytes that a manifest may have: twice what 14 million pictures need, a tenth of them rejected."""
@@ -49,15 +49,16 @@ def open_far(place: str, keep: bool) -> Dataset:
 
     Raises AlexNetError for what cannot be read or is no dataset, and where shards that stay do not fit.
     """
-    where = address(place)
-    manifest = _fetched(where.file(MANIFEST), Expected(0, SMALL))
+    where, memory = address(place), io.BytesIO()
+    fetch(where.file(MANIFEST), memory, Expected(0, SMALL))
+    manifest = memory.getvalue()
     folder = cache() / hashlib.sha256(manifest).hexdigest()
     if not _has(folder / MANIFEST, folder.name):
-        _put(folder / MANIFEST, manifest)
+        write_bytes(folder / MANIFEST, manifest)
     try:
         for name, expected in _small_files(json.loads(manifest)):
             if not _has(folder / name, expected.sha256):
-                _put(folder / name, _fetched(where.file(name), expected))
+                _bring(where.file(name), folder / name, expected)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"{where.file(MANIFEST)} is damaged: {type(error).__name__}: {error}"
         raise AlexNetError(what, "copy the dataset there again, or prepare it again") from error
@@ -84,20 +85,13 @@ def _small_files(manifest: dict[str, Any]) -> Iterator[tuple[str, Expected]]:
 INDICES = {index_name(split) for split in SPLITS}
 
 
-def _fetched(file: Address, expected: Expected) -> bytes:
-    """A small file; one of 14 million pictures' index has 284 MB."""
-    memory = io.BytesIO()
-    fetch(file, memory, expected)
-    return memory.getvalue()
-
-
 def _has(path: Path, checksum: str) -> bool:
     return path.is_file() and sha256(path) == checksum
 
 
-def _put(path: Path, data: bytes) -> None:
-    with shelf.disk_errors(path):
-        write_bytes(path, data)
+def _bring(file: Address, path: Path, expected: Expected) -> None:
+    with whole_file(path) as temporary, shelf.disk_errors(path), temporary.open("wb") as target:
+        fetch(file, target, expected)
 
 
 def _split(split: Split, where: Address, dataset: Dataset, keep: bool) -> Split:
