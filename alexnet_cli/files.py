@@ -71,7 +71,7 @@ def locked(path: Path, message: str, hint: str, patience: float = 0.0) -> Iterat
     """
     end = time.monotonic() + patience
     with disk_errors(path), path.open("a") as file:
-        while not _taken(file):
+        while not taken(file):
             if time.monotonic() >= end:
                 raise AlexNetError(message, hint)
             time.sleep(0.02)
@@ -82,12 +82,13 @@ def is_locked(path: Path) -> bool:
     """Tell whether a process holds the lock file `path`."""
     try:
         with path.open("r+") as file:  # some file systems lock only what is open for writing
-            return not _taken(file)
+            return not taken(file)
     except FileNotFoundError:
         return False
 
 
-def _taken(file: IO[str]) -> bool:
+def taken(file: IO[str] | int) -> bool:
+    """Whether the lock of an open file, or of a descriptor, is ours from now on."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

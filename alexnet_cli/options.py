@@ -69,3 +69,9 @@ Settings = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Submission = Annotated[
+    Path | None, typer.Option(help="Write five ILSVRC IDs a picture for ILSVRC's server.", show_default=False)
+]
+Devkit = Annotated[
+    Path | None, typer.Option(help="Folder of ILSVRC's development kit, for --submission.", show_default=False)
+]

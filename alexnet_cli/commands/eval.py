@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alexnet_cli import console
-from alexnet_cli.options import Crops, Data, Device, Gpus, Json, Processes, Runs
+from alexnet_cli.options import Crops, Data, Device, Devkit, Gpus, Json, Processes, Runs, Submission
 
 if TYPE_CHECKING:
     from alexnet_cli.dataset.manifest import Dataset
@@ -50,12 +50,8 @@ def eval(
     confusion: Annotated[
         Path | None, typer.Option(help="Write what was taken for what to FILE.csv.", show_default=False)
     ] = None,
-    submission: Annotated[
-        Path | None, typer.Option(help="Write five ILSVRC IDs a picture for ILSVRC's server.", show_default=False)
-    ] = None,
-    devkit: Annotated[
-        Path | None, typer.Option(help="Folder of ILSVRC's development kit, for --submission.", show_default=False)
-    ] = None,
+    submission: Submission = None,
+    devkit: Devkit = None,
     device: Device = None,
     gpus: Gpus = None,
     processes: Processes = None,
@@ -167,9 +163,9 @@ def _show_scores(exam: "Examination", scores: list["Score"]) -> None:
     rows = [
         (
             name,
-            f"{score.top1_error:.2f} %",
-            *[f"{score.top5_error:.2f} %"] * top5,
-            f"{score.cross_entropy:.4f}",
+            f"{score.tally.top1_error:.2f} %",
+            *[f"{score.tally.top5_error:.2f} %"] * top5,
+            f"{score.tally.cross_entropy:.4f}",
             f"{score.calibration_error:.2f} %",
         )
         for name, score in zip(_names(exam), scores, strict=False)

@@ -11,7 +11,7 @@ import typer
 
 from alexnet_cli import console
 from alexnet_cli.files import csv_line
-from alexnet_cli.options import Crops, Device, Json, Runs
+from alexnet_cli.options import Crops, Device, Devkit, Json, Runs, Submission
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +65,8 @@ def predict(
         Path | None,
         typer.Option(help="Draw the pictures over their classes: .png, .svg or .pdf.", show_default=False),
     ] = None,
-    submission: Annotated[
-        Path | None, typer.Option(help="Write five ILSVRC IDs a picture for ILSVRC's server.", show_default=False)
-    ] = None,
-    devkit: Annotated[
-        Path | None, typer.Option(help="Folder of ILSVRC's development kit, for --submission.", show_default=False)
-    ] = None,
+    submission: Submission = None,
+    devkit: Devkit = None,
 ) -> None:
     """Name what is in pictures: the most probable classes of each.
 

@@ -85,7 +85,7 @@ class Examination:
 
     def beside_the_paper(self, scores: Sequence[Score]) -> tuple[str, list[comparison.Row]] | None:
         nets = [Net(m["recipe"], m["starred"], m["papers"]) for m in self.about.models]
-        errors = [(score.top1_error, score.top5_error) for score in scores]
+        errors = [(score.tally.top1_error, score.tally.top5_error) for score in scores]
         count = len(self.names)
         if len(nets) > count:  # a file may hold the mean of several: what it is of is known, their errors are not
             return None
@@ -179,11 +179,11 @@ def described(score: Score, about: About) -> dict[str, Any]:
     keys = ("name", "wnid", "pictures", "top1_wrong", "top5_wrong")
     return {
         "pictures": score.pictures,
-        "top1_wrong": score.wrong1,
-        "top5_wrong": score.wrong5,
-        "top1_error": score.top1_error,
-        "top5_error": score.top5_error,
-        "cross_entropy": score.cross_entropy,
+        "top1_wrong": score.tally.wrong1,
+        "top5_wrong": score.tally.wrong5,
+        "top1_error": score.tally.top1_error,
+        "top5_error": score.tally.top5_error,
+        "cross_entropy": score.tally.cross_entropy,
         "calibration": {
             "error": score.calibration_error,
             "bins": [

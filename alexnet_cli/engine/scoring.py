@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_cli.engine.evaluation import Answered, judged
+from alexnet_cli.engine.evaluation import Answered, Tally, judged
 from alexnet_cli.engine.parallel import Ranks
 
 BINS = 15
@@ -38,25 +38,9 @@ class Score:
         return int(self.of_class[0].sum())
 
     @property
-    def wrong1(self) -> int:
-        return int(self.of_class[1].sum())
-
-    @property
-    def wrong5(self) -> int:
-        return int(self.of_class[2].sum())
-
-    @property
-    def top1_error(self) -> float:
-        """Percent."""
-        return 100 * self.wrong1 / max(1, self.pictures)
-
-    @property
-    def top5_error(self) -> float:
-        return 100 * self.wrong5 / max(1, self.pictures)
-
-    @property
-    def cross_entropy(self) -> float:
-        return self.loss / max(1, self.pictures)
+    def tally(self) -> Tally:
+        pictures, wrong1, wrong5 = self.of_class.sum(1).tolist()
+        return Tally(pictures, wrong1, wrong5, self.loss)
 
     @property
     def calibration_error(self) -> float:

@@ -42,10 +42,10 @@ def test_counts_by_class_and_confusion(answers: tuple[np.ndarray, np.ndarray]) -
         wrong5[label] += label not in order[:5]
     assert found.of_class.tolist() == [np.bincount(labels).tolist(), wrong1.tolist(), wrong5.tolist()]
     assert found.confusion is not None and found.confusion.tolist() == taken.tolist()
-    assert (found.pictures, found.wrong1, found.wrong5) == (PICTURES, wrong1.sum(), wrong5.sum())
-    assert 0 < found.wrong5 < found.wrong1 and found.top1_error == 100 * wrong1.sum() / PICTURES
+    assert (found.pictures, found.tally.wrong1, found.tally.wrong5) == (PICTURES, wrong1.sum(), wrong5.sum())
+    assert 0 < found.tally.wrong5 < found.tally.wrong1 and found.tally.top1_error == 100 * wrong1.sum() / PICTURES
     loss = -np.log(probabilities[np.arange(PICTURES), labels].astype(np.float64)).mean()
-    assert found.cross_entropy == pytest.approx(loss, rel=1e-12)
+    assert found.tally.cross_entropy == pytest.approx(loss, rel=1e-12)
 
 
 def test_calibration_over_bins_whose_upper_edge_is_theirs(answers: tuple[np.ndarray, np.ndarray]) -> None:
@@ -66,9 +66,9 @@ def test_calibration_over_bins_whose_upper_edge_is_theirs(answers: tuple[np.ndar
 def test_a_sure_and_right_model_is_calibrated() -> None:
     labels = np.arange(PICTURES) % CLASSES
     found = scored(np.eye(CLASSES, dtype=np.float32)[labels], labels)
-    assert (found.calibration_error, found.top1_error, found.bins[0, -1]) == (0, 0, PICTURES)
+    assert (found.calibration_error, found.tally.top1_error, found.bins[0, -1]) == (0, 0, PICTURES)
     other = scored(np.eye(CLASSES, dtype=np.float32)[(labels + 1) % CLASSES], labels)
-    assert (other.calibration_error, other.top1_error) == (100, 100)
+    assert (other.calibration_error, other.tally.top1_error) == (100, 100)
 
 
 def test_the_mean_of_models_is_numpys() -> None:

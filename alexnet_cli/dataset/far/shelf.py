@@ -16,7 +16,7 @@ from threading import Event
 from alexnet_cli.dataset.far.address import Address
 from alexnet_cli.dataset.far.fetching import Expected, Stopped, fetch
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.files import FULL, sha256
+from alexnet_cli.files import FULL, sha256, taken
 
 PASSING = "passing"
 PART = ".part"
@@ -115,7 +115,7 @@ def _alone(part: Path, stop: Event) -> int:
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 while _is_at(descriptor, part):  # else another process has finished it, or given it up
-                    if _locked(descriptor) and _is_at(descriptor, part):
+                    if taken(descriptor) and _is_at(descriptor, part):
                         return descriptor
                     if stop.wait(0.05):
                         raise Stopped
@@ -123,14 +123,6 @@ def _alone(part: Path, stop: Event) -> int:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -145,7 +137,7 @@ def _remove_unused(path: Path) -> None:
     with suppress(OSError):  # gone already, or another's: nothing depends on it
         descriptor = os.open(path, os.O_RDWR)
         try:
-            if _locked(descriptor) and _is_at(descriptor, path):
+            if taken(descriptor) and _is_at(descriptor, path):
                 path.unlink()
         finally:
             os.close(descriptor)
