@@ -64,8 +64,9 @@ def run(
     Example: alexnet figures run runs/paper-1 --only kernels,curves
     """
     from alexnet_cli import runs as directories
-    from alexnet_cli.report import figures, sources
+    from alexnet_cli.report import figures, plotting, sources
 
+    plotting.needed()
     names = figures.chosen(only)
     source = sources.opened(model or directories.newest_model(runs).parent, data)
     lacking = figures.possible(source, split, picture is not None)
@@ -131,6 +132,7 @@ def batch(
     from alexnet_cli.report import batch as batches
     from alexnet_cli.report import plotting
 
+    plotting.needed()
     chosen, dataset = recipes.chosen(recipe, assignments or []), open_squares(data)
     if "train" not in dataset.splits:
         raise AlexNetError(f"the dataset in {dataset.place} has no training pictures", "prepare one that has")

@@ -52,8 +52,10 @@ def similar(
     from alexnet_cli.dataset.manifest import open_squares
     from alexnet_cli.engine import launch, models
     from alexnet_cli.engine.evaluation import split_for
-    from alexnet_cli.report import sources
+    from alexnet_cli.report import plotting, sources
 
+    if panel is not None:
+        plotting.needed()
     path = directories.model_file(model) if model else directories.newest_model(runs)
     found, where = models.load(path), launch.device(device)
     dataset = open_squares(data or sources.dataset_of(path))

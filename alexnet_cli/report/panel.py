@@ -34,8 +34,7 @@ def check(path: Path, count: int) -> None:
     """Refuse what could not be drawn, before the work; raises AlexNetError."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise AlexNetError(f"{path}: no format of a figure", "let the name end in .png, .svg or .pdf")
-    with plotting.figure(1, 1):  # which says so if it is not installed
-        pass
+    plotting.needed()
     if count > MOST:
         raise AlexNetError(f"--panel: {count} pictures are too many for one panel", f"give {MOST} at most")
 

@@ -38,15 +38,22 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@contextmanager
-def figure(width: float, height: float) -> Iterator["Figure"]:
-    """A figure of that many inches, to be filled and saved inside the block; AlexNetError without matplotlib."""
+def needed() -> None:
+    """Raise AlexNetError where there is no matplotlib: before anything long is done for a figure."""
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
         missing = "figures need matplotlib, which is not installed"
         raise AlexNetError(missing, "pip install 'alexnet-cli[figures]'") from error
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator["Figure"]:
+    """A figure of that many inches, to be filled and saved inside the block; AlexNetError without matplotlib."""
+    needed()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a class name in another script: boxes
         yield Figure(figsize=(width, height), layout="constrained")

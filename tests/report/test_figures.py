@@ -464,6 +464,8 @@ def test_without_matplotlib_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     alexnet("figures", run, "--only", "kernels").failed("need matplotlib", "pip install 'alexnet-cli[figures]'")
+    outcome = alexnet("figures", run, "--only", "confusion").failed("need matplotlib", "pip install")
+    assert "evaluating" not in outcome.err  # before anything long
 
 
 def test_figures_batch(seven: Path, tmp_path: Path, alexnet: Callable[..., Any]) -> None:
