@@ -6,10 +6,17 @@
 `towers` cuts the maps into independent groups: the 2012 net normalised each GPU's half on its own.
 
 The backward pass computes the denominator again rather than keep it: moving these maps through memory costs
-more than the arithmetic. For the same reason the work on the CPU goes over a few pictures at a time, in buffers
-that stay in the cache (`_Workspace`). Elsewhere, and for `torch.compile`, the plain formulas are best.
+more than the arithmetic. For the same reason the work on the CPU goes over a picture or so at a time, in buffers
+that stay in the cache (`_Workspace`), and threads share the pictures rather than each operator: twenty barriers
+for each of them cost more than the second core brings. Elsewhere, and for `torch.compile`, the plain formulas are
+best.
 """
 
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,8 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Elements worked on at once on the CPU: about two of the paper's conv1 outputs, 2 MB of float32.
-CHUNK_ELEMENTS = 1 << 19
+# Elements worked on at once on the CPU, 1 MB of float32: one of the paper's conv1 outputs.
+PIECE_ELEMENTS = 1 << 18
+# Fewer for each thread are not worth waking one.
+PIECES_PER_THREAD = 4
 
 
 class LocalResponseNorm(nn.Module):
@@ -47,10 +56,7 @@ class _LocalResponseNorm(torch.autograd.Function):
         if _by_formula(x):
             return _forward(x, norm)
         y = torch.empty_like(x)
-        work = None
-        for maps, out in zip(_pieces(x, norm.towers), _pieces(y, norm.towers), strict=True):
-            work = _workspace(work, maps, norm)
-            work.forward(in_full_precision(maps), out)
+        _piece_by_piece(_Workspace.forward, norm, x, y)
         return y
 
     @staticmethod
@@ -61,11 +67,43 @@ class _LocalResponseNorm(torch.autograd.Function):
         if _by_formula(x):
             return _backward(x, gradient, norm), None
         result = torch.empty_like(x)
-        work = None
-        for maps, grad, out in zip(*(_pieces(t, norm.towers) for t in (x, gradient, result)), strict=True):
-            work = _workspace(work, maps, norm)
-            work.backward(in_full_precision(maps), grad, out)
+        _piece_by_piece(_Workspace.backward, norm, x, gradient, result)
         return result, None
+
+
+def _piece_by_piece(work: Callable[..., None], norm: LocalResponseNorm, *tensors: Tensor) -> None:
+    """`work(workspace, *pieces)` for the pieces of tensors laid out alike, on as many threads as torch may use."""
+    todo = deque(zip(*(_pieces(tensor, norm.towers) for tensor in tensors), strict=True))
+
+    def share() -> None:
+        workspace = None
+        while todo:
+            try:
+                pieces = todo.popleft()
+            except IndexError:  # another thread had the last
+                return
+            if workspace is None or workspace.shape != pieces[0].shape:
+                workspace = _Workspace(pieces[0], norm)
+            work(workspace, *pieces)
+
+    threads = torch.get_num_threads()
+    helpers = min(threads, len(todo) // PIECES_PER_THREAD) - 1
+    torch.set_num_threads(1)  # of this thread
+    try:
+        others = [_pool().submit(torch.no_grad()(share)) for _ in range(helpers)]
+        share()
+        for other in others:
+            other.result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(None, "normalization", torch.set_num_threads, (1,))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
 
 
 def _by_formula(x: Tensor) -> bool:
@@ -88,7 +126,7 @@ def _maps(x: Tensor, towers: int) -> Tensor:
 
 def _pieces(x: Tensor, towers: int) -> tuple[Tensor, ...]:
     maps = _maps(x, towers)
-    return torch.split(maps, max(1, round(CHUNK_ELEMENTS / max(1, maps[:1].numel()))))
+    return torch.split(maps, max(1, round(PIECE_ELEMENTS / max(1, maps[:1].numel()))))
 
 
 def in_full_precision(x: Tensor) -> Tensor:
@@ -117,11 +155,12 @@ class _Workspace:
         self.spare = [torch.empty(length, dtype=dtype) for _ in range(3)]
 
     def forward(self, maps: Tensor, out: Tensor) -> None:
-        _, power, _ = self._power(maps)
+        _, power, _ = self._power(in_full_precision(maps))
         torch.mul(self._maps(power), maps, out=out)
 
     def backward(self, maps: Tensor, gradient: Tensor, out: Tensor) -> None:
         """dL/dx_i = g_i s_i^-β − 2αβ x_i · Σ_j g_j x_j s_j^(-β-1): the window is symmetric."""
+        maps = in_full_precision(maps)
         denominator, power, free = self._power(maps)
         direct = self._maps(power).mul_(gradient)
         torch.mul(direct, maps, out=self._maps(self.products[self.gap :])).div_(self._maps(denominator))
@@ -158,11 +197,6 @@ class _Workspace:
     def _maps(self, line: Tensor) -> Tensor:
         """The maps of a line that starts with the first of them, without the gaps, in the piece's shape."""
         return line[: self.padded.numel()].view(self.padded)[:, :, : self.shape[2]]
-
-
-def _workspace(last: _Workspace | None, piece: Tensor, norm: LocalResponseNorm) -> _Workspace:
-    """The last piece's, unless this one has another shape."""
-    return last if last is not None and last.shape == piece.shape else _Workspace(piece, norm)
 
 
 def _forward(x: Tensor, norm: LocalResponseNorm) -> Tensor:

@@ -1,5 +1,7 @@
 """Response normalization: against torch's (alpha times size, a tower at a time), its gradient, its arithmetic."""
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet_cli.network import lrn
 from alexnet_cli.network.lrn import LocalResponseNorm
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def maps(batch: int, channels: int, side: int, scale: float = 60.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -216,19 +225,43 @@ def test_channels_last_and_strided_inputs_and_gradients_give_the_same() -> None:
         assert torch.equal(given.grad, plain.grad)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 7])
-def test_the_chunks_leave_no_picture_out(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = maps(batch, 8, 6)
+@pytest.mark.usefixtures("torch_threads")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_pieces_leave_nothing_out_on_any_number_of_threads(
+    batch: int, form: torch.memory_format, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(threads)
+    x = maps(batch, 8, 6).contiguous(memory_format=form)
     whole = x.clone().requires_grad_()
     y = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(whole)
     y.square().sum().backward()
+    monkeypatch.setattr(lrn, "PIECES_PER_THREAD", 1)
     for pictures in (0.1, 2, 3):
-        monkeypatch.setattr(lrn, "CHUNK_ELEMENTS", pictures * x[0].numel())
+        monkeypatch.setattr(lrn, "PIECE_ELEMENTS", pictures * x[0].numel())
         given = x.clone().requires_grad_()
         z = LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(given)
         z.square().sum().backward()
         assert torch.equal(y, z)
         assert torch.equal(whole.grad, given.grad)
+        assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_an_error_in_another_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            failed.set()
+            raise ArithmeticError
+        failed.wait(10)
+
+    failed = threading.Event()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(lrn._Workspace, "forward", failing)
+    with pytest.raises(ArithmeticError):
+        LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(maps(8, 96, 55))
+    assert torch.get_num_threads() == 2
 
 
 def test_the_input_is_left_as_it_was() -> None:
