@@ -48,6 +48,9 @@ WAYS = (BARE, OURS, CROPPED, TRAINING, FOLDER, WEBDATASET, DALI)
 THREADS = (1, 2)
 BATCH = paper.BATCH_SIZE
 SHARDS = 4
+CONSUMED = 0.8
+TAKEN = 100
+"""Batches that the consumer takes."""
 Batches = Iterable[object]
 
 
@@ -59,6 +62,8 @@ class Row:
     threads: int
     rate: float
     of_bare: float
+    waiting: float | None = None
+    """Of alexnet's: the share of its time that a consumer of `CONSUMED` of the bare decode's rate waits for it."""
 
 
 def rows(place: Path | str, count: int = 2000, rounds: int = 3) -> list[Row]:
@@ -91,9 +96,10 @@ def rows(place: Path | str, count: int = 2000, rounds: int = 3) -> list[Row]:
         for threads in THREADS if dali_is_installed() else ():  # last: its own threads go on between the rounds
             way = with_dali(shards, threads, -(-len(split.index) // BATCH))
             seconds |= medians({(DALI, threads): way}, torch.device("cpu"), rounds)
-    pictures = len(split.index)
+        pictures = len(split.index)
+        waits = {(OURS, n): waiting(reader, n, CONSUMED * pictures / seconds[BARE, n]) for n in THREADS}
     return [
-        Row(way, threads, pictures / taken, seconds[BARE, threads] / taken)
+        Row(way, threads, pictures / taken, seconds[BARE, threads] / taken, waits.get((way, threads)))
         for (way, threads), taken in seconds.items()
     ]
 
@@ -116,6 +122,21 @@ class Bare:
 
 def ours(reader: Reader, threads: int) -> None:
     exhaust(evaluation_batches(reader, BATCH, 0, 1, threads))
+
+
+def waiting(reader: Reader, threads: int, rate: float) -> float:
+    """The share of its time that a consumer of `rate` pictures a second waits, once some batches lie ready."""
+    plan = Plan(len(reader.split.index), BATCH, None)
+    batches = ahead(lambda n: reader.batch(plan.part(0, n % plan.steps)), range(TAKEN + BATCHES_AHEAD), threads)
+    waited = 0.0
+    for number in range(TAKEN + BATCHES_AHEAD):
+        if number == BATCHES_AHEAD:
+            waited, begun = 0.0, time.perf_counter()
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        time.sleep(len(batch.samples) / rate)
+    return waited / (time.perf_counter() - begun)
 
 
 def to_train_on(reader: Reader, dataset: Dataset, threads: int) -> None:

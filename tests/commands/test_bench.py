@@ -62,6 +62,7 @@ webdatasets = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_loading_is_measured_beside_the_bare_decode(
     tiny: Path, alexnet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reading, "TAKEN", 5)
     rows = json.loads(alexnet("bench", "loader", tiny, "--count", 30, "--rounds", 1, "--json").succeeded().out)
     ways = {way for way in reading.WAYS if way != reading.DALI or reading.dali_is_installed()}
     assert {(row["way"], row["threads"]) for row in rows} == {(way, n) for way in ways for n in (1, 2)}
@@ -69,6 +70,9 @@ def test_loading_is_measured_beside_the_bare_decode(
     assert all(
         row["rate"] > 0 and abs(row["of_bare"] * bare[row["threads"]] / row["rate"] - 1) < 1e-9 for row in rows
     )
+    waits = {(row["way"], row["threads"]): row["waiting"] for row in rows if row["waiting"] is not None}
+    assert waits.keys() == {(reading.OURS, 1), (reading.OURS, 2)}
+    assert all(0 <= share < 1 for share in waits.values())
     monkeypatch.setattr(reading, "THREADS", (1,))
     monkeypatch.setattr(reading.step, "rate", lambda *_: 0.5)  # a second a step otherwise
     done = alexnet("bench", "loader", tiny, "--count", 3, "--rounds", 1).succeeded()
