@@ -14,7 +14,6 @@ from torch import Tensor
 
 from alexnet_cli import paper
 from alexnet_cli.engine import optimizer
-from alexnet_cli.engine.launch import threads_per_rank
 from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.placed import Placed
 from alexnet_cli.machine import keep_freed_memory
@@ -44,7 +43,6 @@ class Row:
 def rows(ranks: Ranks, batch: int, width: float, rounds: int, two_gpus: bool) -> list[Row]:
     """Each way that is to be had: towers on the CPU, or where a process has two GPUs."""
     keep_freed_memory()
-    torch.set_num_threads(threads_per_rank(ranks.size))
     recipe = chosen("paper", [f"network.width={width}"])
     alone = Ranks(0, 1, ranks.device)
     ways: list[tuple[str, Parallel, Ranks]] = [(APART, "data", alone)]

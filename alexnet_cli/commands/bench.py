@@ -88,6 +88,8 @@ def loader(
         return
     cells = [(row.way, row.threads, f"{row.rate:.0f}", f"{row.of_bare:.2f}") for row in found]
     console.table("Batches out of shards", ("way", "threads", "pictures/s", "of bare"), cells, right=(1, 2, 3))
+    waits = " and ".join(f"{row.waiting:.1%}" for row in found if row.waiting is not None)
+    console.note(f"fed to what takes 80 % of the bare decode's rate, it waits {waits} of its time (1, 2 threads)")
     limits = bound(data, count, found, place)
     console.note(
         f"a training of the paper's net is bound by the {limits.by} here, in pictures/s: disk {limits.disk:.0f}, "
@@ -197,6 +199,10 @@ def parallel(
     columns = ("way", "ms", "pictures/s", "MB sent", "stands still")
     title = f"A step, batch {batch or paper.BATCH_SIZE}, on {place.said}"
     console.table(title, columns, cells, right=(1, 2, 3, 4))
+    console.note(
+        "MB sent: by each process, of towers also from half to half. stands still: the share of the time in which "
+        "its arithmetic waits for that, or for a slower process"
+    )
 
 
 def _on_paper(rate: float, bandwidth: float, latency: float, batch: int | None, as_json: bool) -> None:

@@ -64,8 +64,6 @@ def eval(
 
     Example: alexnet eval runs/paper-1 runs/paper-2 --crops 10 --split test
     """
-    import torch
-
     from alexnet_cli.dataset.manifest import open_squares
     from alexnet_cli.engine import examination, launch, parallel, probabilities
 
@@ -80,12 +78,9 @@ def eval(
     if place.ranks > 1 and not launch.launched():
         raise typer.Exit(launch.relaunch(place.ranks))
     loaded = [_loaded(path, dataset) for path in paths]
-    ranks = parallel.join(place.device)
-    if ranks.size > 1:
-        torch.set_num_threads(launch.threads_per_rank(ranks.size))
-    exam = examination.of_models(loaded, dataset, split, crops, limit, wanted, ranks)
-    _show(exam, [_facts(model) for model in loaded], by_class, as_json)
-    parallel.leave()
+    with parallel.joined(place.device) as ranks:
+        exam = examination.of_models(loaded, dataset, split, crops, limit, wanted, ranks)
+        _show(exam, [_facts(model) for model in loaded], by_class, as_json)
 
 
 def _paths(models: Sequence[Path], runs: Path) -> list[Path]:
@@ -114,7 +109,7 @@ def _facts(model: "Model") -> dict[str, Any]:
     position = model.position
     return {
         "model": str(model.path),
-        "recipe": model.recipe.name,
+        "recipe": model.name,
         "epochs": position.epoch,
         "steps": position.steps,
     }
@@ -158,6 +153,8 @@ def _document(exam: "Examination", models: list[dict[str, Any]], scores: list["S
 
 
 def _show_scores(exam: "Examination", scores: list["Score"]) -> None:
+    from alexnet_cli.fisher.model import NAME
+
     top5 = len(exam.about.classes) > 5
     columns = ("model", "top-1 error", *["top-5 error"] * top5, "cross-entropy", "calibration")
     rows = [
@@ -172,6 +169,8 @@ def _show_scores(exam: "Examination", scores: list["Score"]) -> None:
     ]
     crops = exam.about.crops
     how = "centre patch" if crops == 1 else f"{crops} patches averaged" if crops else "saved probabilities"
+    if crops and all(model["recipe"] == NAME for model in exam.about.models):
+        how = "whole pictures"
     title = f"{exam.about.split}, {how}, {exam.pictures:,} pictures"
     console.table(title, columns, rows, right=tuple(range(1, len(columns))))
 

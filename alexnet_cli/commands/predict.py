@@ -11,13 +11,14 @@ import typer
 
 from alexnet_cli import console
 from alexnet_cli.files import csv_line
-from alexnet_cli.options import Crops, Device, Devkit, Json, Runs, Submission
+from alexnet_cli.options import Crops, Device, Devkit, Gpus, Json, Processes, Runs, Submission
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alexnet_cli.engine.gathering import Picture
     from alexnet_cli.engine.models import Model
+    from alexnet_cli.engine.parallel import Ranks
     from alexnet_cli.engine.prediction import Seen
 
 FEW = 20
@@ -51,6 +52,8 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     crops: Crops = 1,
     device: Device = None,
+    gpus: Gpus = None,
+    processes: Processes = None,
     as_json: Json = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON document a line, as it goes.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A line of CSV for each picture and class.")] = False,
@@ -75,24 +78,36 @@ def predict(
 
     Example: alexnet predict cat.jpg --top 3
     """
-    from alexnet_cli.engine import gathering, launch, prediction
+    from alexnet_cli.engine import gathering, launch, parallel, prediction
     from alexnet_cli.loading.loader import threads
 
     form = _form(json=as_json, jsonl=as_jsonl, csv=as_csv)
     _check_features(features, out, crops, other=bool(form or panel or submission))
-    found = gathering.gathered(pictures, sys.stdin.buffer.read)
-    where, loaded = launch.device(device), _loaded(model, runs)
-    classify = loaded.features(features, where) if features else loaded.classifier(crops, where)
-    takers: list[_Taker] = [] if features else [_Printed(loaded, crops, top, form, len(found) <= FEW)]
-    if panel:
-        takers.append(_Panel(panel, loaded, len(found)))
-    if submission:
-        takers.append(_Submission(submission, devkit, loaded))
-    answers = prediction.seen(found, prediction.treatment_for(loaded.subject), classify, threads())
-    if features and out:
-        answers = _written(out, answers, found, loaded, features)
-    bad = _given_out(answers, takers, len(found))
+    place = launch.placement(device, gpus, processes)
+    if place.ranks > 1 and not launch.launched():
+        raise typer.Exit(launch.relaunch(place.ranks))
+    with parallel.joined(place.device) as ranks:
+        found = gathering.gathered(pictures, lambda: _stdin(ranks))
+        loaded = _loaded(model, runs)
+        classify = loaded.features(features, ranks.device) if features else loaded.classifier(crops, ranks.device)
+        takers: list[_Taker] = [] if features else [_Printed(loaded, crops, top, form, len(found) <= FEW)]
+        if panel:
+            takers.append(_Panel(panel, loaded, len(found)))
+        if submission:
+            takers.append(_Submission(submission, devkit, loaded))
+        answers = prediction.seen(found, prediction.treatment_for(loaded.subject), classify, threads(), ranks)
+        if ranks.rank > 0:
+            bad = len([*answers])  # none: the first has them all
+        else:
+            if features and out:
+                answers = _written(out, answers, found, loaded, features)
+            bad = _given_out(answers, takers, len(found))
     raise typer.Exit(1 if bad else 0)
+
+
+def _stdin(ranks: "Ranks") -> bytes:
+    """Read by the first rank for all."""
+    return ranks.told(sys.stdin.buffer.read() if ranks.rank == 0 else b"")
 
 
 def _form(**given: bool) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from alexnet_cli.engine.signals import STOPPING
 from alexnet_cli.errors import REPORTS, AlexNetError
 from alexnet_cli.machine import adopt_slurm, cores, job
 from alexnet_cli.runs import Parallel
@@ -88,13 +89,12 @@ def _on_gpus(gpus: str | None, chosen: list[int] | None, each: int) -> Placement
             "--parallel towers --device cpu computes both halves on the CPU",
         )
     if not chosen or max(chosen) >= found:
-        count, said = len(chosen), "--device cuda" if gpus is None else f"--gpus {gpus}"
+        count, said = len(chosen) // each, "--device cuda" if gpus is None else f"--gpus {gpus}"
         raise AlexNetError(
             f"{said}: this machine has {found or 'no'} usable GPU{'s' * (found != 1)}",
             "use the CPU: --device cpu"
             if gpus in (None, "all")
-            else f"to train on the CPU with {count} process{'es' * (count > 1)}: "
-            f"ALEXNET_DEVICE=cpu alexnet train --gpus {gpus}",
+            else f"--device cpu beside it makes that {count} process{'es' * (count > 1)} on the CPU",
         )
     if chosen != list(range(len(chosen))):
         # A scheduler may have lent some of the machine's GPUs only: ours are counted among those.
@@ -144,8 +144,11 @@ def relaunch(ranks: int) -> int:
         try:
             elastic_launch(config, sys.executable)("-m", "alexnet_cli", *sys.argv[1:])
         except ChildFailedError as error:
-            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            code = next((code for code in codes.values() if code > 0), 1)
+            # The launcher itself kills who has not stopped in 30 s, because it stands still: not what happened.
+            first = min(failure.timestamp for failure in error.failures.values())
+            ended = {rank: failure for rank, failure in error.failures.items() if failure.timestamp < first + 20}
+            codes = {rank: failure.exitcode for rank, failure in ended.items()}
+            code = min((code for code in codes.values() if code > 0), default=1)
             return _show_cause(Path(reports), codes, ranks) or code
         except SignalException as error:
             return 128 + int(error.sigval)
@@ -167,17 +170,26 @@ def _show_cause(reports: Path, codes: dict[int, int], ranks: int) -> int:
     # By a signal: the launcher's own, when one of them fails.
     stopped = [report for report in told if report["exit_code"] > 128]
     mistakes = [report for report in told if report not in lost + stopped]
-    killed = [rank for rank, code in codes.items() if code == -signal.SIGKILL]
+    # Not by the launcher: it asks the others to stop, by SIGTERM.
+    crashed = [(rank, -code) for rank, code in codes.items() if code < 0 and -code not in STOPPING]
     tracebacks = [report for report in found if "traceback" in report]
-    if killed and not mistakes:
-        hint = "was the machine out of memory? The same command goes on from the last checkpoint"
-        raise AlexNetError(f"process {killed[0]} of {ranks} was killed", hint)
+    if crashed and not mistakes:
+        raise _crash(*crashed[0], ranks)
     if tracebacks and not mistakes:
         sys.stderr.write(f"process {tracebacks[0]['rank']} of {ranks}:\n{tracebacks[0]['traceback']}")
         return 1
-    for report in mistakes + lost + stopped:
+    silent = any(0 < code < 128 for code in codes.values())  # one that had nothing to say: a pipe that was closed
+    for report in mistakes + lost + ([] if silent else stopped):
         raise AlexNetError(**report)
     return 0
+
+
+def _crash(rank: int, number: int, ranks: int) -> AlexNetError:
+    killed = number == signal.SIGKILL
+    what = "was killed" if killed else f"crashed: {signal.strsignal(number) or f'signal {number}'}"
+    why = "was the machine out of memory?" if killed else "a library has a fault, or the machine."
+    goes_on = "The same command goes on, a training from its last checkpoint"
+    return AlexNetError(f"process {rank} of {ranks} {what}", f"{why} {goes_on}")
 
 
 def threads_per_rank(ranks: int) -> int:

@@ -23,7 +23,7 @@ from alexnet_cli.engine.pace import Pace
 from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.session import Limits, Session, Wanted
 from alexnet_cli.engine.signals import Stop
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.errors import AlexNetError, Diverged
 from alexnet_cli.loading.loader import Reader, TrainingBatch, TrainingBatches, ahead
 from alexnet_cli.loading.plan import Plan, shard_lengths
 from alexnet_cli.runs import Run
@@ -149,12 +149,13 @@ def _overflow(session: Session, batch: TrainingBatch, loss: float) -> AlexNetErr
     """What to raise before an update with numbers that are none; every rank says what one of them found."""
     ranks, config, dataset = session.ranks, session.run.config, session.dataset
     session.placed.gather()
+    session.placed.gather_gradients()
     found = guards.blame(session.model, batch, dataset.splits["train"], config, dataset.classes)
     who = ranks.summed(torch.eye(ranks.size, device=ranks.device)[ranks.rank] * bool(found))
     found = ranks.told(found, int(who.argmax()))
     what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradients became infinite or no numbers"
     half = " or whole numbers, --precision fp32" if config.precision == "fp16" else ""
-    return AlexNetError(
+    return Diverged(
         f"{what} at step {session.position.steps + 1}" + (f": {found}" if found else ""),
         f"the update was not made and the last checkpoint is as it was; try a lower rate, --lr{half}",
     )

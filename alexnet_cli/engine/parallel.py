@@ -2,11 +2,13 @@
 everything here is skipped."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,7 +17,10 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from alexnet_cli.engine.exchange import Exchange
+from alexnet_cli.engine.launch import threads_per_rank
 from alexnet_cli.errors import AlexNetError, LostProcess
+
+T = TypeVar("T")
 
 TIMEOUT = "ALEXNET_TIMEOUT"
 """Environment variable: so many seconds a process waits for the others before it gives up."""
@@ -38,17 +43,28 @@ class Ranks:
         """The sum over all ranks, in place."""
         return values if self.size == 1 else self.exchange.summed(values, "numbers")
 
-    def told(self, text: str, by: int = 0) -> str:
+    def told(self, what: T, by: int = 0) -> T:
         """What rank `by` says."""
         if self.size == 1:
-            return text
-        said = [text]
+            return what
+        said = [what]
         dist.broadcast_object_list(said, by, device=self.device)
         return said[0]
+
+    def collected(self, what: T) -> list[T]:
+        """What each rank has, at the first of them; at the others nothing."""
+        if self.size == 1:
+            return [what]
+        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(what, found)
+        return found or []
 
     def wait(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def join(device_kind: str, each: int = 1) -> Ranks:
@@ -60,6 +76,7 @@ def join(device_kind: str, each: int = 1) -> Ranks:
         torch.cuda.set_device(device)
     if size == 1:
         return Ranks(rank, size, device)
+    torch.set_num_threads(threads_per_rank(size))
     store = _met(rank, size, "nccl" if device.type == "cuda" else "gloo")
     return Ranks(rank, size, device, Exchange(size), store)
 
@@ -120,6 +137,8 @@ def joined(device_kind: str, each: int = 1) -> Iterator[Ranks]:
     with together(ranks):
         yield ranks
     leave()
+    if ranks.size > 1:  # a launcher ends all as soon as one leaves with an error, those that are done too
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
@@ -134,7 +153,7 @@ def together(ranks: Ranks) -> Iterator[None]:
         who = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "one"
         raise LostProcess(
             f"{who} of {ranks.size} has ended or stands still, and process {ranks.rank} cannot go on alone",
-            "the same command goes on from the last checkpoint; processes wait for each other for "
+            "the same command goes on, a training from its last checkpoint; processes wait for each other for "
             f"{timeout():g} seconds, {TIMEOUT}",
         ) from error
 

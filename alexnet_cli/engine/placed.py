@@ -8,7 +8,7 @@ The plain net and its velocity stay beside: a checkpoint is scattered from there
 again before it is saved or the net is validated. So files hold the same full tensors whatever trained them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -135,18 +135,36 @@ class Placed:
         """Bring the plain net and its velocity up to date; of several ranks all must call it together."""
         if self._gathered:
             return
-        weights = dict(self.model.named_parameters())
+        weights = {name: parameter.data for name, parameter in self.model.named_parameters()}
+        self._put_together(weights, lambda part: dict(part.module.named_parameters()))
+        self._put_together(self.velocity, lambda part: part.velocity)
+        self._gathered = True
+
+    @torch.no_grad()
+    def gather_gradients(self) -> None:
+        """Give the plain net those of the last step too, as `gather` does; for who looks for one that is wrong."""
+        apart = {name for part in self.parts for name in part.places}
+        wholes = {name: torch.zeros_like(p) for name, p in self.model.named_parameters() if name in apart}
+        self._put_together(wholes, _gradients)
+        for name, whole in wholes.items():
+            self.model.get_parameter(name).grad = whole
+
+    def _put_together(self, wholes: Mapping[str, Tensor], pieces: Callable[[Part], Mapping[str, Tensor]]) -> None:
+        """Fill whole tensors with what the parts have of them, those of other ranks too."""
         for part in self.parts:
-            own = dict(part.module.named_parameters())
+            own = pieces(part)
             for name, place in part.places.items():
-                weights[name][place] = own[name].to(self.ranks.device)
-                self.velocity[name][place] = part.velocity[name].to(self.ranks.device)
+                wholes[name][place] = own[name].to(self.ranks.device)
         for name, cuts in self._cuts():
             for rank, cut in enumerate(cuts):
-                for whole in (weights[name].data, self.velocity[name]):
-                    if cut.start < cut.stop:
-                        dist.broadcast(whole[cut], rank)
-        self._gathered = True
+                if cut.start < cut.stop:
+                    dist.broadcast(wholes[name][cut], rank)
+
+
+def _gradients(part: Part) -> dict[str, Tensor]:
+    """Of frozen layers there is none."""
+    named = part.module.named_parameters()
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named}
 
 
 def tower_devices(first: torch.device) -> list[torch.device]:

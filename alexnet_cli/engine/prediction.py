@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alexnet_cli.dataset.treatment import Treatment, treatment_of
 from alexnet_cli.engine.arithmetic import autocast
 from alexnet_cli.engine.checkpoint import Checkpoint, Subject, model_of
 from alexnet_cli.engine.gathering import Picture
+from alexnet_cli.engine.parallel import ALONE, Ranks
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.augmentation import Patches, cut, evaluation_views, patches_for
 from alexnet_cli.loading.loader import ahead
@@ -83,12 +85,12 @@ def features(net: NetworkClassifier, layer: str) -> Classifier:
     "last, 4096-dimensional hidden layer" of §6.1.
     """
     model = net.model
-    if layer not in FEATURES or (layer == "conv5" and layer not in model.layers):
-        known = [name for name in FEATURES if name != "conv5" or name in model.layers]
+    known = [name for name in FEATURES if name in ("pool5", *model.layers)]
+    if layer not in known:
         raise AlexNetError(f"there are no features '{layer}'", f"it is one of {', '.join(known)}")
     # A hidden layer's outputs are what the next one is given; the last of the poolings is that after conv5.
-    after_fc7 = getattr(model, model.layers[model.layers.index("fc7") + 1])  # fc8, or a bottleneck before it
-    module = {"conv5": model.pool, "pool5": model.pool, "fc6": model.fc7, "fc7": after_fc7}.get(layer, model.fc8)
+    following = dict(pairwise(model.layers)) | {"conv5": "pool", "pool5": "pool", "fc8": "fc8"}
+    module = getattr(model, following[layer])
     outputs = layer in ("pool5", "fc8")
 
     def extract(pictures: Tensor) -> Tensor:
@@ -131,15 +133,25 @@ class Seen:
     problem: AlexNetError | None = None
 
 
-def seen(pictures: Sequence[Picture], treatment: Treatment, classify: Classifier, threads: int) -> Iterator[Seen]:
-    """Each picture in order, or what is wrong with it: decoded ahead by threads, many at a time in the net."""
-    size = max(1, min(AT_ONCE, -(-len(pictures) // threads)))
-    chunks = (pictures[start : start + size] for start in range(0, len(pictures), size))
-    for chunk in ahead(partial(_decoded, treatment), chunks, threads):
-        squares = [found.square for found in chunk if found.square is not None]
-        outputs = iter(classify(torch.stack(squares)) if squares else ())
-        for found in chunk:
-            yield found if found.square is None else replace(found, output=next(outputs))
+def seen(
+    pictures: Sequence[Picture], treatment: Treatment, classify: Classifier, threads: int, ranks: Ranks = ALONE
+) -> Iterator[Seen]:
+    """Each picture in order, or what is wrong with it: decoded ahead by threads, many at a time in the net.
+
+    Several ranks take turns, and the first of them has all answers; the others yield nothing.
+    """
+    size = max(1, min(AT_ONCE, -(-len(pictures) // (threads * ranks.size))))
+    chunks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+    own = ahead(partial(_decoded, treatment), chunks[ranks.rank :: ranks.size], threads)
+    for _ in range(0, len(chunks), ranks.size):
+        for part in ranks.collected(_answered(next(own, []), classify)):
+            yield from part
+
+
+def _answered(chunk: Sequence[Seen], classify: Classifier) -> list[Seen]:
+    squares = [found.square for found in chunk if found.square is not None]
+    outputs = iter(classify(torch.stack(squares)) if squares else ())
+    return [found if found.square is None else replace(found, output=next(outputs)) for found in chunk]
 
 
 AT_ONCE = 64  # pictures: as quick as 128 on a CPU, and something to show twice as often

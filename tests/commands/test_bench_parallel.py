@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from engine.on_ranks import on_ranks
 
 from alexnet_cli.bench.parallel import APART
 from alexnet_cli.bench.scaling import DEVICES, Machine, rows
@@ -13,21 +15,22 @@ from alexnet_cli.recipes import chosen
 
 Run = Callable[..., Any]
 
-SMALL = ("bench", "parallel", "--device", "cpu", "--batch", "4", "--width", "0.02", "--rounds", "1")
+SMALL = ("bench", "parallel", "--device", "cpu", "--batch", "4", "--width", "0.05", "--rounds", "1")
 HERE = Machine(rate=3000, bandwidth=12.5e9, latency=20e-6)
 
 
 def test_on_one_process_the_towers_stand_beside_the_plain_net(alexnet: Run) -> None:
     plain, towers = json.loads(alexnet(*SMALL, "--json").succeeded().out)
     assert (plain["way"], plain["ranks"], plain["sent"]) == (APART, 1, 0)
-    layers = traffic.shapes(chosen("paper", ["network.width=0.02"]), 1000)
+    layers = traffic.shapes(chosen("paper", ["network.width=0.05"]), 1000)
     assert towers["way"] == "towers" and towers["sent"] == pytest.approx(traffic.towers(layers, 4) / 1e6)
 
 
-def test_two_processes_send_what_was_counted_beforehand(spawn: Run) -> None:
-    outcome = spawn(*SMALL, "--processes", 2, "--json").outcome().succeeded()
-    found = {row["way"]: row for row in json.loads(outcome.out)}
-    layers = traffic.shapes(chosen("paper", ["network.width=0.02"]), 1000)
+def test_two_processes_send_what_was_counted_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert on_ranks(2, *SMALL, "--json") == [0, 0]
+    found = {row["way"]: row for row in json.loads(Path("stderr-0").read_text())}  # and stdout
+    layers = traffic.shapes(chosen("paper", ["network.width=0.05"]), 1000)
     assert found["data"]["sent"] == pytest.approx(traffic.data(layers, 2) / 1e6, rel=1e-4)
     assert found["hybrid"]["sent"] == pytest.approx(traffic.hybrid(layers, 2, 2) / 1e6, rel=1e-3)
     assert all(row["rate"] == pytest.approx(4e3 / row["ms"]) for row in found.values())

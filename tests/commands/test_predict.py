@@ -230,6 +230,24 @@ def test_a_panel(many: Path, pictures: Path, alexnet: Run) -> None:
     alexnet("predict", many, "--panel", "p.jpg").failed("p.jpg: no format of a figure", ".png, .svg or .pdf")
 
 
+def test_several_processes_share_the_pictures(many: Path, alexnet: Run) -> None:
+    """Those that standard input names too, which only one of them can read; and the first alone speaks."""
+    import alexnet_cli
+
+    wanted = json.loads(alexnet("predict", many, "--json").out)
+    command = [sys.executable, "-m", "alexnet_cli", "predict", "-", "--json", "--device", "cpu", "--processes=2"]
+    env = {**os.environ, "PYTHONPATH": str(Path(alexnet_cli.__file__).parents[1])}
+    paths = "\n".join(map(str, sorted(many.iterdir())))
+    found = subprocess.run(command, input=paths, capture_output=True, text=True, env=env)
+    assert found.returncode == 1 and found.stderr.count("error: many/") == found.stderr.count("error:") == 3
+    ours = json.loads(found.stdout)
+    assert ours["unusable"] == wanted["unusable"]
+    for answer, alone in zip(ours["pictures"], wanted["pictures"], strict=True):
+        assert answer["file"] == alone["file"]
+        shares = [[one["probability"] for one in each["top"]] for each in (answer, alone)]
+        assert shares[0] == pytest.approx(shares[1], rel=1e-5)
+
+
 def test_a_reader_that_leaves_early_is_no_accident(many: Path) -> None:
     """As `alexnet predict … --jsonl | head -1` does."""
     import alexnet_cli

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from alexnet_cli import runs
+from alexnet_cli.engine import parallel
 from alexnet_cli.engine.launch import _show_cause
 from alexnet_cli.errors import AlexNetError
 
@@ -57,9 +58,17 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(place: Path, sp
     assert [path.name for path in Path("runs").iterdir()] == ["small-1"]
 
 
+class Hasty(Command):
+    """Those that are left wait a second for each other's answer, not five."""
+
+    def __call__(self) -> None:
+        parallel.ROLL_CALL = 1.0
+        super().__call__()
+
+
 @pytest.mark.usefixtures("place")
 def test_a_rank_that_stands_still_is_named() -> None:
-    with started(2, Command([*LONG]), ALEXNET_TIMEOUT="2") as (first, second):
+    with started(2, Hasty([*LONG]), ALEXNET_TIMEOUT="2") as (first, second):
         wait_for_steps(7, first.is_alive)
         assert second.pid is not None
         os.kill(second.pid, signal.SIGSTOP)
@@ -70,6 +79,16 @@ def test_a_rank_that_stands_still_is_named() -> None:
     assert load_file("runs/small-1/last.safetensors")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="of Linux")
+@pytest.mark.usefixtures("place")
+def test_a_rank_that_stands_still_was_not_killed_though_the_launcher_kills_it(spawn: Run) -> None:
+    command = spawn(*LONG, "--processes", 2, ALEXNET_TIMEOUT="2")
+    wait_for_steps(7, lambda: command.process.poll() is None)
+    os.kill(children(command.process.pid)[1], signal.SIGSTOP)
+    command.outcome().failed("process 1 of 2 has ended or stands still, and process 0 cannot go on", "2 seconds")
+
+
 def test_a_shard_that_is_gone_for_one_rank(place: Path, tiny: Path) -> None:
     broken = place / "other"
     (broken / "dataset").mkdir(parents=True)
@@ -77,7 +96,7 @@ def test_a_shard_that_is_gone_for_one_rank(place: Path, tiny: Path) -> None:
         if not path.name.startswith("train-") or path.suffix != ".tar":
             (broken / "dataset" / path.name).symlink_to(path)
     command = Command([*LONG, "--runs", str(place / "runs")])
-    with started(3, command, [place, broken, place], ALEXNET_TIMEOUT="5") as jobs:
+    with started(3, command, [place, broken, place], ALEXNET_TIMEOUT="3") as jobs:
         assert ended(jobs, 60) == [1, 1, 1]
     said = [(folder / f"stderr-{rank}").read_text() for rank, folder in enumerate([place, broken, place])]
     assert "train-000000.tar" in said[1] and "(process 1 of 3)" in said[1]
@@ -121,6 +140,7 @@ def report(message: str, exit_code: int = 1, lost: bool = False) -> dict[str, An
         ([report("gone", lost=True), report("cause")], {0: 1, 1: 1}, "cause"),
         ([report("stopped", 143), report("cause")], {0: 143, 1: 1}, "cause"),
         ([report("gone", lost=True)], {1: KILLED}, "process 1 of 2 was killed"),
+        ([report("stopped", 143)], {0: 143, 1: -signal.SIGSEGV}, "process 1 of 2 crashed: Segmentation fault"),
         ([report("gone", lost=True)], {0: 1}, "gone"),
         ([report("stopped", 143)], {0: 143}, "stopped"),
     ],

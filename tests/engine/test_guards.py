@@ -23,6 +23,9 @@ from alexnet_cli.loading.plan import Plan
 from alexnet_cli.network.alexnet import AlexNet, initialise
 from alexnet_cli.runs import Config, Machine
 
+from .on_ranks import Command, ended, started
+from .same import OPTIONS
+
 Run = Callable[..., Any]
 
 RECIPE = recipes.chosen("small", ["width=0.05", "batch_size=7"])
@@ -123,20 +126,39 @@ def test_of_gradients_the_one_nearest_to_the_loss_is_named(dataset: Dataset, mod
     )
 
 
-def test_a_gradient_stops_a_run_before_its_update(train: Run) -> None:
+@pytest.mark.parametrize("way", ["data", "towers"])
+def test_a_gradient_stops_a_run_before_its_update(train: Run, way: str) -> None:
     train("--max-steps", 3).succeeded()
     before = Path("runs/small-1/last.safetensors").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        entropy = F.cross_entropy
-
-        def steep(logits: torch.Tensor, *rest: Any, **words: Any) -> torch.Tensor:
-            # The same value, and the slope of another function.
-            return entropy(logits, *rest, **words) + (logits.sum() - logits.sum().detach()) * 1e38
-
-        patch.setattr(F, "cross_entropy", steep)
-        outcome = train("--max-steps", 5)
-    outcome.failed("the gradients became infinite or no numbers at step 4: the gradient of ", "try a lower rate")
+        patch.setattr(F, "cross_entropy", steep(F.cross_entropy))
+        outcome = train("--max-steps", 5, "--device", "cpu", "--parallel", way)
+    outcome.failed(
+        "the gradients became infinite or no numbers at step 4: the gradient of fc8.bias ", "try a lower rate"
+    )
     assert Path("runs/small-1/last.safetensors").read_bytes() == before
+
+
+class Steep(Command):
+    def __call__(self) -> None:
+        F.cross_entropy = steep(F.cross_entropy)
+        super().__call__()
+
+
+def test_a_gradient_that_lies_on_several_ranks_is_named(place: Path) -> None:
+    command = ("train", "--recipe", "small", "--set", "width=0.05", *OPTIONS, "--device", "cpu")
+    with started(2, Steep([*command, "--parallel", "hybrid", "--max-steps", "3"])) as jobs:
+        assert ended(jobs) == [1, 1]
+    for said in ((place / f"stderr-{rank}").read_text() for rank in range(2)):
+        assert "no numbers at step 1: the gradient of fc8.bias is too large; the batch has train-" in said
+        assert "Traceback" not in said
+
+
+def steep(entropy: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The same values, and the slope of another function."""
+    return lambda logits, *rest, **words: (
+        entropy(logits, *rest, **words) + (logits.sum() - logits.sum().detach()) * 1e38
+    )
 
 
 # --- memory

@@ -1,12 +1,17 @@
 """What --device, --gpus and --processes mean."""
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
+from alexnet_cli.engine import parallel, placed
 from alexnet_cli.engine.launch import Placement, placement, threads_per_rank
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.recipes import chosen
+from alexnet_cli.runs import Machine
 
 no_gpu = pytest.mark.skipif(
     torch.cuda.is_available() or torch.backends.mps.is_available(), reason="of a machine without a GPU"
@@ -54,8 +59,7 @@ def test_without_a_gpu_it_is_the_cpu_and_that_is_said() -> None:
 def test_gpus_that_are_not_there_name_the_cpu_way(gpus: str, processes: int) -> None:
     error = refusal(None, gpus)
     assert error.message == f"--gpus {gpus}: this machine has no usable GPUs"
-    assert f"ALEXNET_DEVICE=cpu alexnet train --gpus {gpus}" in error.hint
-    assert f"with {processes} process" in error.hint
+    assert "--device cpu" in error.hint and f"makes that {processes} process" in error.hint
     assert placement("cpu", gpus, None).ranks == processes, "what the hint says works"
 
 
@@ -95,6 +99,72 @@ def test_a_launchers_environment_is_adopted(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WORLD_SIZE", "4")
     found = placement("cpu", "2", None)
     assert (found.device, found.ranks) == ("cpu", 4)
+
+
+# --- two GPUs for each process, on a machine that only says that it has some
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def has(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+
+    return has
+
+
+def test_towers_have_gpus_in_pairs(gpus: Callable[[int], None]) -> None:
+    gpus(4)
+    assert placement(None, "4", None, "towers") == Placement("cuda", 2, "4 GPUs", 2)
+    assert placement(None, None, None, "towers") == Placement("cuda", 1, "2 GPUs", 2)
+    with pytest.raises(AlexNetError, match="--gpus 3: with --parallel towers they go in pairs"):
+        placement(None, "3", None, "towers")
+    assert placement("cpu", "4", None, "towers").ranks == 2
+    gpus(1)
+    with pytest.raises(AlexNetError, match=r"two GPUs are needed, and this machine has 1 usable GPU$"):
+        placement(None, None, None, "towers")
+
+
+@pytest.mark.parametrize(
+    ("found", "beside", "hint"),
+    [
+        (6, 4, "start 3 here: torchrun --nproc-per-node 3"),
+        (2, 2, "start 1 here: torchrun --nproc-per-node 1"),
+        (1, 1, "take --parallel data, or --device cpu"),
+    ],
+)
+def test_too_many_processes_for_the_gpus_name_the_right_number(
+    gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, found: int, beside: int, hint: str
+) -> None:
+    gpus(found)
+    for name, value in (("RANK", 0), ("WORLD_SIZE", beside), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", beside)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(AlexNetError, match=rf"with 2 GPUs each: this machine has {found}$") as caught:
+        parallel.join("cuda", 2)
+    assert caught.value.hint == hint
+
+
+def test_each_process_has_the_next_two_or_those_that_slurm_lends_it_alone(
+    gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert [parallel._gpu(local, 2) for local in (0, 1)] == [0, 2]
+    gpus(2)
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert parallel._gpu(1, 2) == 0
+
+
+def test_a_run_of_towers_is_not_begun_with_one_gpu_for_each(gpus: Callable[[int], None]) -> None:
+    net, machine = chosen("paper", []).network, Machine(parallel="towers")
+    placed.check(machine, Placement("cuda", 2, "4 GPUs", 2), net)
+    with pytest.raises(AlexNetError, match="two GPUs for each of 2 processes"):
+        placed.check(machine, Placement("cuda", 2, "2 GPUs", 1), net)
+    with pytest.raises(AlexNetError, match="--compile with --parallel towers: not both"):
+        placed.check(replace(machine, compiled=True), Placement("cpu", 1, "the CPU", 2), net)
+    gpus(1)
+    with pytest.raises(AlexNetError, match="there is no second GPU for this process"):
+        placed.tower_devices(torch.device("cuda", 0))
 
 
 def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,12 +80,21 @@ def assert_counts_of_one_rank(run: Path, alexnet: Run) -> None:
     assert 0 < tally["wrong5"] < tally["wrong1"] < VAL
 
 
-@pytest.fixture
-def alone(here: Path, alexnet: Run) -> Path:
-    alexnet("train", *OPTIONS, "--runs", "alone", "--max-steps", STEPS).succeeded()
-    return here / "alone" / "small-1"
+@pytest.fixture(scope="module")
+def alone(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one rank."""
+    from alexnet_cli.cli import main
+
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        where = ("--data", str(wide), "--runs", str(folder), "--device", "cpu", "--max-steps", str(STEPS))
+        patch.setattr(sys, "argv", ["alexnet", "train", *OPTIONS, *where])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    return folder / "small-1"
 
 
+@pytest.mark.usefixtures("here")
 def test_gpus_2_on_the_cpu_is_the_same_training(alone: Path, spawn: Run, alexnet: Run) -> None:
     outcome = spawn("train", *OPTIONS, "--gpus", 2, "--max-steps", STEPS, ALEXNET_DEVICE="cpu").outcome()
     outcome.succeeded()
@@ -99,6 +109,7 @@ def test_gpus_2_on_the_cpu_is_the_same_training(alone: Path, spawn: Run, alexnet
 
 # Of the last batch's five pictures the third of three ranks has none; 7 classes and 204 units do not go by three.
 @pytest.mark.parametrize(("ranks", "parallel"), [(2, "data"), (3, "data"), (2, "towers"), (3, "hybrid")])
+@pytest.mark.usefixtures("here")
 def test_a_launchers_ranks_are_the_same_training(alone: Path, ranks: int, parallel: str, alexnet: Run) -> None:
     command = ("train", *OPTIONS, "--device", "cpu", "--parallel", parallel, "--max-steps", str(STEPS))
     assert on_ranks(ranks, *command) == [0] * ranks
@@ -115,6 +126,7 @@ def test_two_ranks_go_on_bit_equal(here: Path) -> None:
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_run_goes_on_with_other_ranks_and_in_another_way(alone: Path, alexnet: Run) -> None:
     train = ("train", *OPTIONS, "--device", "cpu")
     assert on_ranks(2, *train, "--max-steps", "2") == [0, 0]
