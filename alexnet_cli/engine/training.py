@@ -17,6 +17,7 @@ from alexnet_cli import __version__, settings
 from alexnet_cli import runs as run_directories
 from alexnet_cli.dataset.far.address import without_secrets
 from alexnet_cli.dataset.manifest import Dataset
+from alexnet_cli.dataset.space import size
 from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine import guards, parallel, placed, starting, tensorboard
 from alexnet_cli.engine.arithmetic import check_compiler, check_parts, set_up
@@ -29,6 +30,7 @@ from alexnet_cli.engine.starting import Source
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import kept
 from alexnet_cli.loading.loader import threads
+from alexnet_cli.loading.plan import WINDOW
 from alexnet_cli.machine import keep_freed_memory
 from alexnet_cli.network.layout import usual_layout
 from alexnet_cli.recipes import Recipe
@@ -47,7 +49,7 @@ def _written(value: object) -> str:
 
 def limits(max_steps: int | None, max_time: str | None, save_every: str, keep_every: str | None) -> Limits:
     """What the options of these names say."""
-    longest = None if max_time is None else _seconds(max_time)
+    longest = None if max_time is None else seconds_of(max_time)
     if max_time is not None and longest is None:
         raise AlexNetError(f"--max-time {max_time}: not a time", "write 90s, 30m, 5h or 1h30m")
     keep = None if keep_every is None else _every("--keep-every", keep_every)
@@ -58,7 +60,7 @@ def limits(max_steps: int | None, max_time: str | None, save_every: str, keep_ev
 
 def _every(option: str, text: str) -> Every:
     """30m, 500steps or 2epochs."""
-    if seconds := _seconds(text):
+    if seconds := seconds_of(text):
         return Every(seconds, "seconds")
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(step|epoch)s?", text.strip())
     if not match or float(match[1]) == 0 or (match[2] == "step" and "." in match[1]):
@@ -68,7 +70,7 @@ def _every(option: str, text: str) -> Every:
     return Every(float(match[1]), "steps" if match[2] == "step" else "epochs")
 
 
-def _seconds(text: str) -> float | None:
+def seconds_of(text: str) -> float | None:
     """90s, 30m, 5h or 1h30m in seconds; None if it is no time."""
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
     if not match or not any(match.groups()):
@@ -222,6 +224,10 @@ class Job:
         if ranks.rank == 0:
             for text in guards.misfits(self.dataset, run.config.recipe):
                 yield Note(text, warning=True)
+            far = dataset.splits["train"].far
+            if far is not None and (first := sorted(far.missing())[-WINDOW:]):
+                shards = f"{len(first)} shard{'s' * (len(first) > 1)} ({size(sum(first))})"
+                yield Note(f"the first step waits for up to {shards} from {far.address}")
         with run_directories.locked(run, ranks.rank == 0), Stop() as stop:
             events = train(run, dataset, ranks, limits, stop, threads())
             yield from tensorboard.recorded(events) if self.tensorboard and ranks.rank == 0 else events

@@ -430,7 +430,9 @@ def test_a_second_training_finds_its_shards_on_the_disk(
     far: str, served: Server, alexnet: Run, net: tuple[str, ...]
 ) -> None:
     for number in range(2):
-        alexnet("train", *net, "--max-steps", 2, "--data", far, "--cache", "disk", "--new").succeeded()
+        done = alexnet("train", *net, "--max-steps", 2, "--data", far, "--cache", "disk", "--new").succeeded()
+        waits = "the first step waits for up to 1 shard (" in done.err
+        assert waits == (number == 0)
         assert served.shards() == {"data/train-000000.tar": 1, "data/val-000000.tar": 1}, number
     alexnet("train", *net, "--cache", "disk").failed("--cache disk: dataset is a folder", "leave --cache out")
 
