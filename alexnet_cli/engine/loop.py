@@ -69,8 +69,13 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 if placed.freeze(table):
                     forward = compiled(placed.net, machine)
                 asked = time.perf_counter()
-                with guards.memory(batch_size, machine.accumulate):
-                    batch = next(batches)
+                try:
+                    with guards.memory(batch_size, machine.accumulate):
+                        batch = next(batches)
+                except AlexNetError:  # of a shard, say: nothing of what is done shall be lost
+                    if ranks.size == 1:  # the others are in an exchange
+                        yield from session.save()
+                    raise
                 waited = time.perf_counter() - asked
 
                 placed.net.train()

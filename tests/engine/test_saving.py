@@ -18,6 +18,8 @@ from alexnet_cli.engine.events import Ended, Event, Note, Saved, Step
 from alexnet_cli.engine.launch import placement
 from alexnet_cli.engine.session import Every, Limits
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.loader import Reader
+from alexnet_cli.loading.plan import Part
 
 from .same import STEPS, assert_same, assert_same_tensors, metrics, state
 
@@ -71,6 +73,28 @@ def begun(train: Run, tiny: Path) -> Callable[[Limits], Iterator[Event]]:
         return job.started(Path("runs"), "small-1", None, False)
 
     return on
+
+
+def test_a_shard_that_fails_on_the_way_costs_no_step(
+    begun: Callable[[Limits], Iterator[Event]], train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, read = Reader.batch, []
+
+    def failing(reader: Reader, part: Part) -> Any:
+        read.append(part)
+        if len(read) > 2 and len(part.samples) == 7:
+            raise AlexNetError("the picture at byte 0 of train-000000.tar is damaged", "put it back")
+        return whole(reader, part)
+
+    monkeypatch.setattr(Reader, "batch", failing)
+    with pytest.raises(AlexNetError, match="is damaged"):
+        list(begun(Limits(max_steps=STEPS)))
+    steps = state(Path("runs/small-1"))[1]["steps"]
+    assert steps > 3
+    monkeypatch.undo()
+    train("--max-steps", STEPS).succeeded()
+    train("--max-steps", STEPS, "--name", "whole").succeeded()
+    assert_same(Path("runs/small-1"), Path("runs/whole"))
 
 
 def saved(events: Iterator[Event]) -> list[int]:
