@@ -18,5 +18,9 @@ class LostProcess(AlexNetError):
     """Another process of the job is gone. Its own error, if it left one, is the one to show."""
 
 
+class Diverged(AlexNetError):
+    """The loss, the gradients or the weights of a training are no numbers any more."""
+
+
 REPORTS = "ALEXNET_REPORTS"
 """Environment variable of the ranks of one job: the folder in which each leaves its error for their parent."""

@@ -141,6 +141,7 @@ def variant(name: str) -> dict[str, tuple[object, object]]:
             },
         ),
         ("bottleneck", {"network.bottleneck": 2048}),
+        ("four-layer", {"network.kernels": (96, 256, 384), "network.hidden": 0, "network.dropout": 0.0}),
         ("one-gpu", {"network.kernels": (48, 128, 192, 192, 256), "network.towers": 1}),
         ("ungrouped", {"network.towers": 1}),
         ("no-exchange", {"network.exchange": False}),
@@ -159,7 +160,7 @@ def test_a_variant_changes_its_settings_and_no_others(name: str, changes: dict[s
 
 
 def test_every_variant_is_tested_above_and_says_what_it_is() -> None:
-    assert len(recipes.VARIANTS) == 17
+    assert len(recipes.VARIANTS) == 18
     assert all(what for _, what in recipes.VARIANTS.values())
 
 
@@ -177,6 +178,9 @@ def test_every_variant_is_tested_above_and_says_what_it_is() -> None:
         (["layer_rates=conv1:2,conv1:3"], "optimizer.layer_rates names a layer twice"),
         (["layer_rates=conv1:2", "frozen=conv1"], "optimizer.layer_rates names a layer twice"),
         (["bottleneck=-1"], "network.bottleneck must not be negative"),
+        (["hidden=0"], "network.dropout must be 0 without hidden layers"),
+        (["hidden=0", "dropout=0", "bottleneck=8"], "network.bottleneck must be 0 where fc7 has no units"),
+        (["kernels=96,256,384", "without=conv5"], "network.without cannot be conv5"),
     ],
 )
 def test_rules_of_layers_name_layers_that_are_there(settings: list[str], message: str) -> None:
@@ -229,6 +233,11 @@ def test_a_layer_that_is_gone_takes_along_what_is_for_it_alone() -> None:
         ("paper+no-crops+no-crops", "no-crops changes nothing"),
         ("paper+non-overlapping+non-overlapping", "its pooling does not overlap already"),
         ("paper+no-conv1+no-conv2", "conv1 is gone already, and one at a time can be left out"),
+        ("paper+four-layer+no-conv4", "it has no conv4"),
+        ("paper+four-layer+six-conv", "it has no fifth one, which the sixth is to follow"),
+        ("paper+four-layer+four-layer", "it has no hidden layers already"),
+        ("paper+bottleneck+four-layer", "the bottleneck follows hidden layers, and there are none then"),
+        ("paper+four-layer+no-dropout", "it has no dropout"),
     ],
 )
 def test_variants_without_sense_together_are_refused_with_the_reason(name: str, reason: str) -> None:
@@ -357,10 +366,10 @@ def test_a_setting_by_hand_is_a_departure_until_it_is_the_texts_again() -> None:
     [
         ("network.width=0", "network.width must be above 0"),
         ("network.towers=0", "network.towers must be at least 1"),
-        ("network.kernels=96,256,384", "network.kernels must be five or six positive numbers"),
-        ("network.kernels=96,256,384,384,0", "network.kernels must be five or six positive numbers"),
-        ("network.kernels=", "network.kernels must be five or six positive numbers"),
-        ("network.hidden=0", "network.hidden must be above 0"),
+        ("network.kernels=96,256", "network.kernels must be three to six positive numbers"),
+        ("network.kernels=96,256,384,384,0", "network.kernels must be three to six positive numbers"),
+        ("network.kernels=", "network.kernels must be three to six positive numbers"),
+        ("network.hidden=-1", "network.hidden must not be negative"),
         ("network.sigma=0.01", "network.sigma must be eight numbers, conv1 to fc8"),
         ("network.sigma=" + ",".join(["-0.01"] * 8), "network.sigma must not be negative"),
         ("network.crop=225", "network.crop must be 224 or 227"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alexnet_cli.dataset.manifest import Dataset, Split
 from alexnet_cli.engine.arithmetic import autocast, parts
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.errors import AlexNetError, Diverged
 from alexnet_cli.loading.loader import TrainingBatch
 from alexnet_cli.recipes import Recipe
 from alexnet_cli.runs import Config
@@ -122,7 +122,7 @@ def check_weights(model: nn.Module, velocity: dict[str, Tensor], step: int) -> N
     if not torch.nn.utils.get_total_norm(tensors.values()).isfinite():
         wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
         if wrong:
-            raise AlexNetError(
+            raise Diverged(
                 f"after step {step} the weights are no numbers any more: {', '.join(wrong[:SHOWN])}",
                 "they were not saved, and the last checkpoint is as it was; try a lower rate, --lr",
             )

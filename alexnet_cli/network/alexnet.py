@@ -47,11 +47,12 @@ class AlexNet(nn.Module):
         super().__init__()
         self.layers = net.layers
         maps = 3
-        for name in self.layers[: self.layers.index("fc6")]:
+        for name in filter(SIZES.__contains__, self.layers):
             self.add_module(name, _convolution(net, name, maps))
             maps = net.units[name]
-        self.fc6 = nn.Linear(net.fc6_inputs, net.units["fc6"])
-        self.fc7 = nn.Linear(net.units["fc6"], net.units["fc7"])
+        if net.hidden:
+            self.fc6 = nn.Linear(net.flattened, net.units["fc6"])
+            self.fc7 = nn.Linear(net.units["fc6"], net.units["fc7"])
         if net.bottleneck:
             self.bottleneck = nn.Linear(net.units["fc7"], net.last_inputs)
         self.fc8 = nn.Linear(net.last_inputs, classes)
@@ -86,9 +87,11 @@ class AlexNet(nn.Module):
         x = self.convolved("conv4", x)
         x = self.pool(self.convolved("conv5", x))  # (B, K, 6, 6)
         x = self.convolved(SIXTH, x)
-        mask6, mask7 = masks if masks is not None else (None, None)
-        x = self.hidden(self.fc6, x.flatten(1), mask6)
-        x = self.hidden(self.fc7, x, mask7)
+        x = x.flatten(1)
+        if "fc6" in self.layers:
+            mask6, mask7 = masks if masks is not None else (None, None)
+            x = self.hidden(self.fc6, x, mask6)
+            x = self.hidden(self.fc7, x, mask7)
         if BOTTLENECK in self.layers:
             x = self.bottleneck(x)  # linear: it has no activation and no dropout
         logits: Tensor = self.fc8(x)

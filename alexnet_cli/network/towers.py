@@ -23,7 +23,7 @@ from alexnet_cli.errors import AlexNetError
 from alexnet_cli.network.alexnet import AlexNet
 from alexnet_cli.network.layout import lay_out
 from alexnet_cli.network.moments import Moment, beside, now, seconds_between
-from alexnet_cli.recipes import SIXTH, Network
+from alexnet_cli.recipes import BOTTLENECK, SIXTH, Network
 from alexnet_cli.runs import Layout
 
 Pair = list[Tensor]
@@ -140,9 +140,10 @@ class Towers(nn.Module):
         x = self._convolved(SIXTH, self._each(_pooled, self._convolved("conv5", x)))
         x = [maps.flatten(1) for maps in x]
         for place, name in enumerate(("fc6", "fc7")):
-            x = self._hidden(name, x, None if masks is None else masks[place])
-        for name in self.layers[self.layers.index("fc7") + 1 :]:  # a linear bottleneck, if there is one, and fc8
-            x = self._layer(name, x)
+            if name in self.layers:
+                x = self._hidden(name, x, None if masks is None else masks[place])
+        for name in (BOTTLENECK, "fc8"):
+            x = self._layer(name, x) if name in self.layers else x
         a, b = x
         return torch.cat([a, self._across(b, 0, "logits")], 1)
 

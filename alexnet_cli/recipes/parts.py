@@ -46,8 +46,10 @@ class Network:
     width: float = 1.0
     """Multiplies the kernels and hidden units of every layer; σ grows by √(full fan-in / fan-in)."""
     kernels: tuple[int, ...] = printed.CONVOLUTION_KERNELS
-    """Of conv1 to conv5; a sixth number is that of conv6, 3×3 kernels over the last pooling."""
+    """Of conv1 to conv5; a sixth number is that of conv6, 3×3 kernels over the last pooling. With three or four
+    numbers the last convolutions are left out, and all poolings stay."""
     hidden: int = printed.HIDDEN_UNITS
+    """Units of fc6 and of fc7; with 0 neither is there, and the classifier sees the last pooling."""
     bottleneck: int = 0
     """Linear units between fc7 and fc8; 0 is none, as in the paper. With very many classes they save weights."""
     towers: int = printed.TOWERS
@@ -81,13 +83,13 @@ class Network:
     @property
     def widths(self) -> tuple[int, ...]:
         """Outputs of the convolutions, fc6 and fc7, scaled by `width` and rounded to a multiple of the towers."""
-        full = (*self.kernels, self.hidden, self.hidden)
+        full = (*self.kernels, *([self.hidden] * 2 if self.hidden else []))
         return tuple(max(1, round(n * self.width / self.towers)) * self.towers for n in full)
 
     @property
     def units(self) -> dict[str, int]:
         """Kernels of each convolution that there is, and units of fc6 and fc7, in the order in which they run."""
-        names = (*(*LAYERS[:5], SIXTH)[: len(self.kernels)], "fc6", "fc7")
+        names = (*(*LAYERS[:5], SIXTH)[: len(self.kernels)], *(("fc6", "fc7") if self.hidden else ()))
         return {name: n for name, n in zip(names, self.widths, strict=True) if name != self.without}
 
     @property
@@ -99,7 +101,7 @@ class Network:
     def last_inputs(self) -> int:
         """Of fc8: the units of fc7 or those of the bottleneck, which are scaled as all others are."""
         narrow = max(1, round(self.bottleneck * self.width / self.towers)) * self.towers
-        return narrow if self.bottleneck else self.units["fc7"]
+        return narrow if self.bottleneck else self.units.get("fc7", self.flattened)
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -113,21 +115,24 @@ class Network:
         if self.without not in ("conv1", "conv2"):  # without conv1 it is conv2 that gives the 55
             sides.append(sides[-1] - lost)
         sides.append(pooled(sides[-1]))
-        if self.without != "conv5":
+        if "conv5" in self.units:
             sides.append(sides[-1] - lost)
         sides.append(pooled(sides[-1]))
         return tuple(dict.fromkeys(sides))
 
     @property
-    def fc6_inputs(self) -> int:
-        *_, (_, maps) = list(self.units.items())[:-2]
+    def flattened(self) -> int:
+        """Numbers that the first fully connected layer sees: of the last pooling's maps, or of conv6's."""
+        *_, maps = (count for name, count in self.units.items() if name.startswith("conv"))
         return maps * self.sides[-1] ** 2
 
     @property
     def mask_widths(self) -> tuple[int, int]:
         """How many units the dropout masks of fc6 and fc7 cover."""
+        if not self.hidden:
+            return 0, 0
         hidden6, hidden7 = self.units["fc6"], self.units["fc7"]
-        return (self.fc6_inputs, hidden6) if self.dropout_of == "inputs" else (hidden6, hidden7)
+        return (self.flattened, hidden6) if self.dropout_of == "inputs" else (hidden6, hidden7)
 
 
 @dataclass(frozen=True)
@@ -234,12 +239,16 @@ def checked(recipe: Recipe) -> Recipe:
     need(net.width > 0, "network.width", "must be above 0")
     need(net.towers >= 1, "network.towers", "must be at least 1")
     need(
-        len(net.kernels) in (5, 6) and min(net.kernels) > 0,
+        3 <= len(net.kernels) <= 6 and min(net.kernels) > 0,
         "network.kernels",
-        "must be five or six positive numbers",
+        "must be three to six positive numbers",
     )
-    need(net.hidden > 0, "network.hidden", "must be above 0")
+    there = ("", *LAYERS[: len(net.kernels)])
+    need(net.without in there, "network.without", f"cannot be {net.without}, which is left out with its kernels")
+    need(net.hidden >= 0, "network.hidden", "must not be negative")
     need(net.bottleneck >= 0, "network.bottleneck", "must not be negative")
+    need(net.hidden > 0 or not net.bottleneck, "network.bottleneck", "must be 0 where fc7 has no units")
+    need(net.hidden > 0 or not net.dropout, "network.dropout", "must be 0 without hidden layers: it is theirs")
     need(
         net.exchange or net.towers > 1, "network.exchange", "cannot be false for one tower: it has no other to see"
     )

@@ -16,7 +16,8 @@ Variant = Callable[[Recipe], Recipe]
 def six_conv(recipe: Recipe) -> Recipe:
     """The net of "1 CNN*": conv6, as wide as conv5, over the last pooling (§6; layers-146-2012-2011.cfg)."""
     net = recipe.network
-    need(recipe, len(net.kernels) == 5, "it has six convolutions already")
+    need(recipe, len(net.kernels) < 6, "it has six convolutions already")
+    need(recipe, len(net.kernels) == 5, "it has no fifth one, which the sixth is to follow")
     biased = (*net.biased, SIXTH) if "conv5" in net.biased and SIXTH not in net.biased else net.biased
     return with_network(recipe, kernels=(*net.kernels[:5], net.kernels[4]), biased=biased)
 
@@ -25,6 +26,18 @@ def bottleneck(recipe: Recipe) -> Recipe:
     """A linear layer of 2048 between fc7 and the classes, two times 1024 on their GPUs (layers-146-2011.cfg)."""
     need(recipe, not recipe.network.bottleneck, "it has a bottleneck already")
     return with_network(recipe, bottleneck=2048)
+
+
+def four_layer(recipe: Recipe) -> Recipe:
+    """conv1 to conv3 and the classifier: four layers with weights, as Figure 1's net on CIFAR-10 had (§3.1).
+
+    The paper says no more of it. Three convolutions, each pooled, and one fully connected layer are the four
+    layers of the nets for CIFAR-10 that came with cuda-convnet (layers-18pct.cfg).
+    """
+    net = recipe.network
+    need(recipe, net.hidden > 0, "it has no hidden layers already")
+    need(recipe, not net.bottleneck, "the bottleneck follows hidden layers, and there are none then")
+    return with_network(recipe, kernels=net.kernels[:3], hidden=0, dropout=0.0)
 
 
 def one_gpu(recipe: Recipe) -> Recipe:
@@ -87,6 +100,7 @@ def without(recipe: Recipe, layer: str) -> Recipe:
     """One of the five convolutions removed (§7), and with it what the recipe has for this layer alone."""
     gone = recipe.network.without
     need(recipe, not gone, f"{gone} is gone already, and one at a time can be left out")
+    need(recipe, layer in recipe.network.layers, f"it has no {layer}")
     if layer == "conv1":
         recipe = replace(recipe, schedule=replace(recipe.schedule, conv1_drop=0, conv1_freeze=0))
     if layer == "conv2":
@@ -104,6 +118,7 @@ VARIANTS: dict[str, tuple[Variant, str]] = {
         bottleneck,
         "2048 linear units between fc7 and very many classes, as on Fall 2011's (layers-146-2011.cfg)",
     ),
+    "four-layer": (four_layer, "conv1 to conv3 and the classifier, as Figure 1's (§3.1; layers-18pct.cfg)"),
     "one-gpu": (one_gpu, "one tower, with conv5 and the hidden layers whole (§3.2; layers-145-half.cfg)"),
     "ungrouped": (ungrouped, "every kernel sees all maps of the layer below"),
     "no-exchange": (no_exchange, "the towers meet after the convolutions only"),

@@ -265,8 +265,10 @@ def forward(w: Arrays, pixels: np.ndarray, masks: tuple[np.ndarray, np.ndarray] 
     maps_shape = x.shape
     seen.way_back.append(lambda g: g.reshape(maps_shape))
     mask6, mask7 = masks if masks is not None else (None, None)
-    x = hidden("fc6", x.reshape(len(x), -1), mask6)
-    x = hidden("fc7", x, mask7)
+    x = x.reshape(len(x), -1)
+    if "fc6" in there:
+        x = hidden("fc6", x, mask6)
+        x = hidden("fc7", x, mask7)
     if "bottleneck" in there:
         x = full("bottleneck", x)
     full("fc8", x)

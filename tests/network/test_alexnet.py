@@ -36,6 +36,7 @@ VARIANTS = {
     "paper+six-conv": PAPER,
     "paper+bottleneck": PAPER,
     "torchvision+six-conv+bottleneck": TORCHVISION,
+    "paper+four-layer": replace(PAPER, keep=1.0),
     "paper+one-gpu": replace(PAPER, towers=1),
     "paper+ungrouped": replace(PAPER, towers=1),
     "paper+no-exchange": replace(PAPER, exchange=False),
@@ -72,7 +73,7 @@ Reading = tuple[Network, Numbers]
 
 def narrow(recipe: recipes.Recipe) -> Network:
     """An eighth of the paper's width, 6 maps a tower in conv1: whole LRN windows."""
-    return replace(recipe.network, width=1 / 8, hidden=128)
+    return replace(recipe.network, width=1 / 8, hidden=min(128, recipe.network.hidden))
 
 
 @pytest.fixture(params=READINGS)

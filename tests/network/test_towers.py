@@ -19,7 +19,7 @@ CLASSES = 7
 SMALL = ["network.width=0.05"]
 
 RECIPES = (
-    *("paper", "original", "paper+six-conv", "paper+no-lrn"),
+    *("paper", "original", "paper+six-conv", "paper+no-lrn", "paper+four-layer"),
     *("network.exchange=false", "network.without=conv3", "network.without=conv1"),
     *("network.dropout_of=inputs", "network.bottleneck=64"),
 )

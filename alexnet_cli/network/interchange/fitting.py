@@ -38,7 +38,8 @@ def fitted(recipe: Recipe, weights: Weights, source: str) -> Recipe:
 
 def essence(net: Network) -> Network:
     """The same for two networks that compute the same from the same weights, however many there are."""
-    same = replace(net, width=1.0, kernels=(1,) * len(net.kernels), hidden=1, bottleneck=min(1, net.bottleneck))
+    hidden, bottleneck = min(1, net.hidden), min(1, net.bottleneck)
+    same = replace(net, width=1.0, kernels=(1,) * len(net.kernels), hidden=hidden, bottleneck=bottleneck)
     same = replace(same, initial="gaussian", sigma=(), bias=0.0, biased=())
     # What scales in training does nothing at test.
     return replace(same, dropout=0.0, dropout_of="outputs") if net.dropout_scaling == "training" else same

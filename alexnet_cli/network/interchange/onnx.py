@@ -153,8 +153,9 @@ def _network(graph: _Graph, model: AlexNet, net: Network, x: str) -> str:
     x = graph.add("Flatten", x, axis=1)
     # What dropout multiplies by at test goes into the weights that follow: exactly, as it is ½ in the paper.
     scale = model.test_scale if model.dropout else 1.0
-    full = model.layers[model.layers.index("fc6") :]  # what follows fc7 is the bottleneck, or fc8
-    scales = {"fc6": scale, "fc7": scale} if model.drops_inputs else {"fc7": scale, full[2]: scale}
+    full = [name for name in model.layers if isinstance(getattr(model, name), nn.Linear)]
+    # What follows fc7 is the bottleneck, or fc8.
+    scales = {"fc6": scale, "fc7": scale} if model.drops_inputs else dict.fromkeys(full[1:3], scale)
     for name in full:
         layer = getattr(model, name)
         weight = graph.constant(f"{name}.weight", layer.weight.detach() * scales.get(name, 1.0))

@@ -27,7 +27,7 @@ VARIANTS = (
     *("paper+six-conv", "paper+one-gpu", "paper+ungrouped", "original+no-exchange", "text+no-lrn"),
     *("paper+non-overlapping", "paper+tanh", "caffe+sigmoid", "paper+no-dropout", "torchvision+no-conv1"),
     *("paper+no-conv1", "paper+no-conv2", "paper+no-conv3", "paper+no-conv4", "paper+no-conv5"),
-    *("paper+bottleneck", "torchvision+bottleneck"),
+    *("paper+bottleneck", "torchvision+bottleneck", "paper+four-layer"),
 )
 
 
