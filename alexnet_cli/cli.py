@@ -16,6 +16,7 @@ import typer
 
 from alexnet_cli import __version__, console
 from alexnet_cli.commands import (
+    baseline,
     bench,
     convert,
     demo,
@@ -28,6 +29,7 @@ from alexnet_cli.commands import (
     report,
     runs,
     similar,
+    study,
     train,
     verify,
 )
@@ -43,10 +45,11 @@ app = typer.Typer(
     help="The AlexNet of 2012: from labelled pictures to a trained network and its predictions.",
     epilog="Start here: alexnet demo",
 )
-for module in (prepare, verify, train, eval, predict, similar, report, describe, convert, demo, doctor):
+for module in (prepare, verify, train, eval, predict, similar, report, baseline, describe, convert, demo, doctor):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(figures.app)
 app.add_typer(runs.app)
+app.add_typer(study.app)
 app.add_typer(bench.app)
 
 

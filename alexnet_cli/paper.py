@@ -57,5 +57,24 @@ TABLE2 = (
 )
 TABLE2_NETS = {"1 CNN": (1, 0), "5 CNNs": (5, 0), "1 CNN*": (0, 1), "7 CNNs*": (5, 2)}
 """How many nets of five convolutions and how many of six, CNN*, which "was pre-trained" on Fall 2011."""
+
+# What is lost without each part: points of top-1 and of top-5 error, where the paper prints them, and its words.
+# The data set is from the logs of the 2012 code (2010: ILSVRC-2010, test; 2012: ILSVRC-2012, validation; ten
+# patches, one run each: layer-params-148.cfg, -147.cfg, -145-half.cfg).
+ABLATIONS: dict[str, tuple[float | None, float | None, str]] = {
+    "no-lrn": (1.4, 1.2, "2012"),  # §3.3
+    "non-overlapping": (0.4, 0.3, "2012"),  # §3.4
+    "no-dropout": (None, None, "overfitting"),  # §4.2
+    "no-crops": (None, None, "overfitting"),  # §4.1
+    "no-colour": (1.0, None, "over"),  # §4.1
+    "no-conv1": (None, None, "worse"),  # §7, of any single convolution
+    "no-conv2": (2.0, None, "about"),  # §7, of the middle ones
+    "no-conv3": (2.0, None, "about"),
+    "no-conv4": (2.0, None, "about"),
+    "no-conv5": (None, None, "worse"),
+    "one-gpu": (1.7, 1.2, "2010"),  # §3.2
+}
+FIGURE1_ERROR = 25.0  # percent of training error on CIFAR-10, which ReLUs reach so many times sooner than tanh
+FIGURE1_TIMES = 6.0  # §3.1
 TEST_PICTURES_2010 = 150_000  # §2
 VAL_PICTURES_2012 = 50_000

@@ -19,8 +19,10 @@ cli
 commands
 options
 console
-bench studies report
+bench studies
+report
 engine
+fisher
 loading
 network dataset
 runs
