@@ -3,7 +3,9 @@
 import ctypes
 import os
 import re
+import resource
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,6 +150,12 @@ def _free_in_group(group: Path) -> int | None:
     lines = dict(line.split() for line in details.splitlines())
     # Files that were read are counted as used, and given up when memory is short.
     return max(0, int(limit) - int(used) + int(lines.get("inactive_file", 0)))
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def keep_freed_memory() -> None:

@@ -27,6 +27,9 @@ from alexnet_cli.recipes import Recipe
 
 FORMAT = 1
 
+BASELINE, BASELINE_PLAN = "baseline.safetensors", "baseline.json"
+"""In the directory of a Fisher-vector baseline, which is no run: see fisher/building.py."""
+
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Parallel = Literal["data", "towers", "hybrid"]
 """How a net lies on several devices: see engine/placed.py."""
@@ -227,11 +230,20 @@ def model_file(given: Path) -> Path:
     """The checkpoint that a run directory or a file name means."""
     if not given.is_dir():
         return given
+    if (given / BASELINE_PLAN).exists():
+        return _baseline(given)
     run = open_run(given)
     for path in (run.best, run.last):
         if path.exists():
             return path
     raise AlexNetError(f"the run {given} has no checkpoint yet", "let it train until its first validation")
+
+
+def _baseline(root: Path) -> Path:
+    path = root / BASELINE
+    if not path.exists():
+        raise AlexNetError(f"the baseline {root} is not finished", "give its `alexnet baseline` again: it goes on")
+    return path
 
 
 @contextmanager

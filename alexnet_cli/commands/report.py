@@ -54,12 +54,11 @@ def report(
 
 
 def _answers(source: "Source", split: str, limit: int | None, crops: int, device: "torch.device") -> "Answers":
-    from alexnet_cli.engine.prediction import classifier
     from alexnet_cli.report.answers import Answers, asked
 
     pictures = source.split(split).part(limit)
     with console.progress(f"evaluating {source.name}", len(pictures.index), "pictures") as bar:
-        for found in asked(classifier(source.checkpoint, crops, device), pictures):
+        for found in asked(source.model.classifier(crops, device), pictures):
             if isinstance(found, Answers):
                 return found
             bar.update(found)

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_cli import imagenet, paper, recipes
+from alexnet_cli.fisher.model import NAME as FISHER
 from alexnet_cli.recipes import SIXTH, Recipe
 
 FAITHFUL = ("paper", "text", "original")
 """Recipes of the paper's own net."""
+BASELINE = "SIFT + FVs"
+"""The rows of what `alexnet baseline` makes."""
 Errors = tuple[float, float]
 """Top-1 and top-5, in percent."""
 
@@ -21,7 +24,10 @@ class Net:
     """Whether it is otherwise the paper's net, in one of its readings."""
 
 
-def net_of(recipe: Recipe) -> Net:
+def net_of(recipe: Recipe | None) -> Net:
+    """Of a network's recipe; None is a baseline, which is no net but is asked as one."""
+    if recipe is None:
+        return Net(FISHER, starred=False, papers=False)
     starred = SIXTH in recipe.network.layers
     readings = [recipes.chosen(name + "+six-conv" * starred, []) for name in FAITHFUL]
     return Net(recipe.name, starred, recipe.network in [reading.network for reading in readings])
@@ -66,7 +72,13 @@ def table(edition: int | None, split: str, measured: Measured) -> tuple[str, lis
 
 def _table1(measured: Measured) -> list[Row]:
     (net, *_), (errors, *_) = measured.nets, measured.single
-    missing = (*_net(net, starred=False), *_pictures(measured, paper.TEST_PICTURES_2010))
+    lacking = _pictures(measured, paper.TEST_PICTURES_2010)
+    if net.recipe == FISHER:
+        return [
+            Row(name, tuple(numbers), *((errors, lacking) if name == BASELINE else (None, ())))
+            for name, *numbers in paper.TABLE1
+        ]
+    missing = (*_net(net, starred=False), *lacking)
     rows = [Row(name, tuple(numbers), None, ()) for name, *numbers in paper.TABLE1[:-1]]
     name, *numbers = paper.TABLE1[-1]
     rows.append(Row(name, tuple(numbers), errors, (*_crops(measured), *missing)))
@@ -82,7 +94,7 @@ def _table2(measured: Measured) -> list[Row]:
 
 def _row2(name: str, numbers: Sequence[float | None], measured: Measured, common: tuple[str, ...]) -> Row:
     if name not in paper.TABLE2_NETS:
-        return Row(name, tuple(numbers), None, ())
+        return Row(name, tuple(numbers), *_baseline(measured))
     plain, starred = paper.TABLE2_NETS[name]
     if plain + starred == 1:
         ours, missing = _single(measured, bool(starred))
@@ -91,10 +103,18 @@ def _row2(name: str, numbers: Sequence[float | None], measured: Measured, common
     return Row(name, tuple(numbers), ours, (*missing, *(common if ours else ())))
 
 
+def _baseline(measured: Measured) -> tuple[Errors | None, tuple[str, ...]]:
+    """The first baseline; the paper's number is of another system, on the test pictures."""
+    for net, errors in zip(measured.nets, measured.single, strict=True):
+        if net.recipe == FISHER:
+            return errors, ("classifiers of more kinds of descriptors", "the test pictures")
+    return None, ()
+
+
 def _single(measured: Measured, starred: bool) -> tuple[Errors | None, tuple[str, ...]]:
     """The first net of the kind."""
     for net, errors in zip(measured.nets, measured.single, strict=True):
-        if net.starred == starred:
+        if net.starred == starred and net.recipe != FISHER:
             return errors, _net(net, starred)
     return None, ("a net of recipe paper+six-conv" if starred else "a net of recipe paper",)
 

@@ -1,9 +1,10 @@
-"""A model from a file of any kind: our checkpoints, torchvision's and Caffe's weights, ONNX."""
+"""A model from a file of any kind: our checkpoints and baselines, torchvision's and Caffe's weights, ONNX."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine.checkpoint import Checkpoint, Position, Subject
 from alexnet_cli.engine.prediction import Classifier, NetworkClassifier, classifier, features
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.fisher import linear
+from alexnet_cli.fisher import model as fisher
 from alexnet_cli.loading.augmentation import CHANNEL_MEANS, Colours, evaluation_views
 from alexnet_cli.network.interchange import caffe, onnx, torchvision
 from alexnet_cli.network.interchange.fitting import Weights, essence, fitted
-from alexnet_cli.recipes import Recipe
-from alexnet_cli.settings import differences
+from alexnet_cli.recipes import Network, Recipe
+from alexnet_cli.settings import differences, flat
 
 PATCHES = 128  # that pass through an ONNX file together
 
@@ -29,31 +32,55 @@ PATCHES = 128  # that pass through an ONNX file together
 @dataclass(frozen=True)
 class Model:
     path: Path
-    recipe: Recipe
+    recipe: Recipe | None
+    """None of a baseline, which is no network."""
+    settings: dict[str, Any]
+    """By their dotted names."""
     subject: Subject
     position: Position
     origin: str
     """Where the weights come from, and what was taken for what the file does not say; empty for our own."""
     classifier: Callable[[int, torch.device], Classifier]
     """By number of crops and device."""
+    parameters: int = 0
+    """Those of an ONNX file are not counted."""
+    checkpoint: Checkpoint | None = None
+    """With the weights, of a network that is no ONNX file."""
+
+    @property
+    def name(self) -> str:
+        """Of the recipe; a baseline has none."""
+        return fisher.NAME if self.recipe is None else self.recipe.name
+
+    @property
+    def network(self) -> Network:
+        if self.recipe is None:
+            raise AlexNetError(
+                f"{self.path} is a baseline of Fisher vectors, which has no layers", "name a network's run or file"
+            )
+        return self.recipe.network
 
     def features(self, layer: str, device: torch.device) -> Classifier:
         """The activations of a layer instead of the probabilities: see `prediction.features`."""
         net = self.classifier(1, device)
         if not isinstance(net, NetworkClassifier):
-            raise AlexNetError(
-                f"{self.path} is an ONNX file, which gives probabilities only", "take what it was converted from"
-            )
+            kind = "a baseline of Fisher vectors" if self.recipe is None else "an ONNX file"
+            hint = "name a network's run" if self.recipe is None else "take what it was converted from"
+            raise AlexNetError(f"{self.path} is {kind}, which gives probabilities only", hint)
         return features(net, layer)
 
 
 def load(path: Path) -> Model:
     """The model in a file, whose kind is told by its content."""
-    if _kind(path) == "onnx":
-        return _onnx(path)
+    match _kind(path):
+        case "onnx":
+            return _onnx(path)
+        case "baseline":
+            return _baseline(path)
     checkpoint, origin = load_weights(path)
-    subject, position = checkpoint.subject, checkpoint.position
-    return Model(path, checkpoint.recipe, subject, position, origin, partial(classifier, checkpoint))
+    recipe, subject, position = checkpoint.recipe, checkpoint.subject, checkpoint.position
+    made, count = partial(classifier, checkpoint), sum(tensor.numel() for tensor in checkpoint.weights.values())
+    return Model(path, recipe, flat(recipe), subject, position, origin, made, count, checkpoint)
 
 
 def load_weights(path: Path, recipe: str | None = None) -> tuple[Checkpoint, str]:
@@ -68,6 +95,10 @@ def load_weights(path: Path, recipe: str | None = None) -> tuple[Checkpoint, str
             checkpoint, origin = _caffe(path)
         case "onnx":
             raise AlexNetError(f"{path} is an ONNX file, which is for prediction", "convert what it was made of")
+        case "baseline":
+            raise AlexNetError(
+                f"{path} is a baseline of Fisher vectors, not a network", "name a network's run or file"
+            )
         case _:
             checkpoint, origin = checkpoints.load(path), ""
     if recipe is not None:
@@ -76,14 +107,14 @@ def load_weights(path: Path, recipe: str | None = None) -> tuple[Checkpoint, str
 
 
 def _kind(path: Path) -> str:
-    """`torch`, `caffe`, `onnx`, or `ours`, which is also what nobody knows."""
+    """`torch`, `caffe`, `onnx`, `baseline`, or `ours`, which is also what nobody knows."""
     try:
         with path.open("rb") as file:
             start, size = file.read(9), path.stat().st_size
     except OSError:
         return "ours"  # which says what is wrong with it
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size:
-        return "ours"  # safetensors: a length, then JSON
+        return "baseline" if fisher.is_one(path) else "ours"  # safetensors: a length, then JSON
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return "torch"  # a zip with a pickle in it, or a bare pickle
     if start.startswith(b"\x08"):
@@ -153,7 +184,24 @@ def _onnx(path: Path) -> Model:
         # All patches of a picture are in memory at once.
         return lambda pictures: torch.cat([run(part)[0] for part in torch.split(pictures, PATCHES // crops)])
 
-    return Model(path, recipe, subject, position, "ONNX", made)
+    return Model(path, recipe, flat(recipe), subject, position, "ONNX", made)
+
+
+def _baseline(path: Path) -> Model:
+    found = fisher.load(path)
+    settings, about = found.settings, found.about
+    axes = np.array(about["eigenvalues"]), np.array(about["eigenvectors"])
+    subject = Subject(
+        tuple(about["classes"]),
+        tuple(about["wnids"]),
+        Colours(torch.zeros(3, 1, 1), *axes),
+        about["preparation"],
+        about["dataset"],
+    )
+    steps = settings.epochs * -(-about["pictures"] // linear.BATCH)
+    position = Position(settings.epochs, steps=steps, seconds=about["seconds"], finished="all stages are done")
+    origin = "a baseline of Fisher vectors, which sees whole pictures, however many --crops"
+    return Model(path, None, asdict(settings), subject, position, origin, lambda *_: found, found.parameters)
 
 
 def places(crops: int, side: int) -> NDArray[np.int64]:

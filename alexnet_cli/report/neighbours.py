@@ -77,7 +77,7 @@ class Nearest:
 
 
 def about(model: Model, dataset: Dataset, split: Split, limit: int | None) -> About:
-    units = model.recipe.network.units[LAYER]
+    units = model.network.units[LAYER]
     return About(files.sha256(model.path), dataset.fingerprint, split.name, len(split.index), limit, units)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from alexnet_cli import __version__, paper, runs, settings
+from alexnet_cli import __version__, paper, runs
 from alexnet_cli.engine import comparison
 from alexnet_cli.report import charts, kernels, plotting
 from alexnet_cli.report.answers import Answers, by_class, confusion, evenly, most_confused, surest_mistakes
@@ -90,33 +90,42 @@ def _hash(text: str) -> str:
 
 def _run(place: int, entry: Entry) -> dict[str, Any]:
     source, answers = entry.source, entry.answers
-    checkpoint = source.checkpoint
-    weights = sum(tensor.numel() for tensor in checkpoint.weights.values())
-    images = [_png(np.rint(255 * image).astype(np.uint8)) for image in kernels.towers(checkpoint)]
-    layer, tiles, low, high = kernels.scaled(checkpoint)
+    model, classes = source.model, source.model.subject.classes
     return {
         "place": place,
         "name": source.name,
-        "recipe": checkpoint.recipe.name,
-        "epochs": checkpoint.position.epoch,
-        "steps": f"{checkpoint.position.steps:,}",
-        "minutes": f"{checkpoint.position.seconds / 60:,.1f}",
+        "recipe": model.name,
+        "epochs": model.position.epoch,
+        "steps": f"{model.position.steps:,}",
+        "minutes": f"{model.position.seconds / 60:,.1f}",
         "state": _state(source),
-        "parameters": f"{weights:,}",
+        "parameters": f"{model.parameters:,}",
         "evaluated": _evaluated(entry),
         "without": source.without,
-        "kernels": images,
-        "kernels_text": f"{layer}: {len(tiles)} kernels of {tiles.shape[1]}×{tiles.shape[1]}×3, "
-        f"from {low:.3g} (black) to {high:.3g} (white)",
-        "matrix": _matrix(answers, checkpoint.subject.classes) if answers else None,
-        "pairs": _pairs(answers, checkpoint.subject.classes) if answers else [],
+        **_kernels(source),
+        "matrix": _matrix(answers, classes) if answers else None,
+        "pairs": _pairs(answers, classes) if answers else [],
         "examples": _examples(entry, evenly(answers, SHOWN)) if answers else [],
         "mistakes": _examples(entry, surest_mistakes(answers, SHOWN).tolist()) if answers else [],
         "provenance": _provenance(source),
     }
 
 
+def _kernels(source: Source) -> dict[str, Any]:
+    """Those of the first layer; a baseline has none."""
+    if source.baseline:
+        return {"kernels": [], "kernels_text": ""}
+    checkpoint = source.checkpoint
+    images = [_png(np.rint(255 * image).astype(np.uint8)) for image in kernels.towers(checkpoint)]
+    layer, tiles, low, high = kernels.scaled(checkpoint)
+    side = tiles.shape[1]
+    text = f"{layer}: {len(tiles)} kernels of {side}×{side}×3, from {low:.3g} (black) to {high:.3g} (white)"
+    return {"kernels": images, "kernels_text": text}
+
+
 def _state(source: Source) -> str:
+    if source.baseline:
+        return f"a baseline, {source.model.position.finished}"
     if source.run is None:
         return "a model file"
     state = source.run.state() or {}
@@ -129,8 +138,9 @@ def _evaluated(entry: Entry) -> dict[str, str] | None:
     answers = entry.answers
     if answers is None:
         return None
-    of = f"{entry.split}, {len(answers):,} pictures, " + ("centre patch" if entry.crops == 1 else "ten patches")
-    classes = len(entry.source.checkpoint.subject.classes)
+    patches = "centre patch" if entry.crops == 1 else "ten patches"
+    of = f"{entry.split}, {len(answers):,} pictures, {'whole' if entry.source.baseline else patches}"
+    classes = len(entry.source.model.subject.classes)
     return {
         "of": of,
         "top1": f"{answers.error(1):.2f} %",
@@ -141,12 +151,12 @@ def _evaluated(entry: Entry) -> dict[str, str] | None:
 
 def _provenance(source: Source) -> list[tuple[str, str]]:
     """The command as it was typed; the host is nobody's business."""
-    about, subject = source.about, source.checkpoint.subject
+    about, subject = source.about, source.model.subject
     versions = about.get("versions", {})
     facts = [
         ("command", " ".join(map(str, about.get("command", [])))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("weights", f"{source.path.name}{': ' + source.origin if source.origin else ''}"),
+        ("weights", f"{source.path.name}{': ' + source.model.origin if source.model.origin else ''}"),
         ("dataset's fingerprint", subject.dataset),
         ("classes", f"{len(subject.classes):,}"),
         ("RGB deviations", ", ".join(f"{value:.2f}" for value in np.sqrt(subject.colours.eigenvalues))),
@@ -214,7 +224,7 @@ def _paper_table(entry: Entry) -> dict[str, Any] | None:
     if answers is None or source.dataset is None:
         return None
     edition = comparison.edition_of(str(source.dataset.manifest["form"]), source.dataset.wnids)
-    net, errors = comparison.net_of(source.checkpoint.recipe), (answers.error(1), answers.error(5))
+    net, errors = comparison.net_of(source.model.recipe), (answers.error(1), answers.error(5))
     measured = comparison.Measured([net], [errors], None, (1.0,), entry.crops, len(answers))
     found = comparison.table(edition, entry.split, measured)
     if found is None:
@@ -238,12 +248,12 @@ def _class_tables(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         if entry.answers is not None:
-            groups.setdefault(entry.source.checkpoint.subject.classes, []).append(entry)
+            groups.setdefault(entry.source.model.subject.classes, []).append(entry)
     return [_class_table(classes, group) for classes, group in groups.items()]
 
 
 def _class_table(classes: tuple[str, ...], group: list[Entry]) -> dict[str, Any]:
-    wnids = group[0].source.checkpoint.subject.wnids
+    wnids = group[0].source.model.subject.wnids
     results = [{result.label: result for result in by_class(entry.answers)} for entry in group if entry.answers]
     rows = []
     for label in sorted({label for result in results for label in result}):
@@ -265,7 +275,7 @@ def _class_table(classes: tuple[str, ...], group: list[Entry]) -> dict[str, Any]
 
 def _settings(entries: Sequence[Entry]) -> list[tuple[str, list[str], bool]]:
     """Each setting with its value in every run, and whether the runs differ in it."""
-    tables = [settings.flat(entry.source.checkpoint.recipe) for entry in entries]
+    tables = [{**entry.source.model.settings} for entry in entries]
     for table, entry in zip(tables, entries, strict=True):
         if entry.source.run is not None:
             config = entry.source.run.config
@@ -306,7 +316,7 @@ def _pairs(answers: Answers, classes: Sequence[str]) -> list[tuple[str, str, int
 
 
 def _examples(entry: Entry, rows: Sequence[int]) -> list[dict[str, Any]]:
-    answers, classes = entry.answers, entry.source.checkpoint.subject.classes
+    answers, classes = entry.answers, entry.source.model.subject.classes
     assert answers is not None
     split = entry.source.split(entry.split).part(entry.limit)
     found = []

@@ -13,6 +13,7 @@ from alexnet_cli.engine import models
 from alexnet_cli.engine.checkpoint import Checkpoint
 from alexnet_cli.engine.evaluation import split_for
 from alexnet_cli.engine.gathering import Picture
+from alexnet_cli.engine.models import Model
 from alexnet_cli.engine.prediction import treatment_for
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.files import read_json
@@ -21,14 +22,15 @@ from alexnet_cli.report import history
 from alexnet_cli.report.history import History
 from alexnet_cli.runs import Run
 
+DESCRIPTIONS = ("config.json", runs.BASELINE_PLAN)
+"""What runs and baselines say of themselves."""
+
 
 @dataclass(frozen=True)
 class Source:
     path: Path
     """The model file."""
-    checkpoint: Checkpoint
-    origin: str
-    """Where foreign weights come from."""
+    model: Model
     run: Run | None
     about: dict[str, Any]
     """Of the run: command line, versions."""
@@ -37,8 +39,20 @@ class Source:
     """Why there is no dataset."""
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """The network's weights; a baseline has none, which is an error."""
+        if self.model.checkpoint is None:
+            message = f"{self.path} is a baseline of Fisher vectors, which has no layers to show"
+            raise AlexNetError(message, "name a network's run or file")
+        return self.model.checkpoint
+
+    @property
     def name(self) -> str:
-        return self.run.name if self.run else self.path.stem
+        return self.run.name if self.run else self.path.parent.name if self.baseline else self.path.stem
+
+    @property
+    def baseline(self) -> bool:
+        return self.model.recipe is None
 
     @property
     def folder(self) -> Path:
@@ -56,26 +70,26 @@ class Source:
     def split(self, name: str) -> Split:
         if self.dataset is None:
             raise AlexNetError(self.without, "say where it lies with --data")
-        return split_for(self.checkpoint.subject, self.dataset, name)
+        return split_for(self.model.subject, self.dataset, name)
 
 
 def opened(given: Path, data: str | None) -> Source:
     """A run's best checkpoint or a model file, with the dataset in `data`, else the one that the run names."""
-    run = runs.open_run(given) if given.is_dir() else None
     path = runs.model_file(given)
-    checkpoint, origin = models.load_weights(path)
+    run = runs.open_run(given) if given.is_dir() and path.name != runs.BASELINE else None
+    model = models.load(path)
+    if model.checkpoint is None and model.recipe is not None:
+        models.load_weights(path)  # which says why an ONNX file will not do
     about = _about(path.parent)
     place = data or about.get("dataset")
     if not isinstance(place, str):
-        return Source(path, checkpoint, origin, run, about, None, f"{given} does not name a dataset")
+        return Source(path, model, run, about, None, f"{given} does not name a dataset")
     try:
-        return Source(path, checkpoint, origin, run, about, open_squares(place), "")
+        return Source(path, model, run, about, open_squares(place), "")
     except AlexNetError as error:
         if data:
             raise
-        return Source(
-            path, checkpoint, origin, run, about, None, f"the dataset of {given} is gone: {error.message}"
-        )
+        return Source(path, model, run, about, None, f"the dataset of {given} is gone: {error.message}")
 
 
 def dataset_of(model: Path) -> str:
@@ -86,7 +100,7 @@ def dataset_of(model: Path) -> str:
 
 def _about(folder: Path) -> dict[str, Any]:
     """What the run in a folder says of itself for people: command line, versions, dataset."""
-    config = folder / "config.json"
+    config = next((path for name in DESCRIPTIONS if (path := folder / name).exists()), folder / DESCRIPTIONS[0])
     about = read_json(config).get("about") if config.exists() else None
     return about if isinstance(about, dict) else {}
 
