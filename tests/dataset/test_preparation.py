@@ -310,6 +310,7 @@ def kill_until_done(folders: Path, out: Path, kills: int, seed: int, workers: in
     return hits
 
 
+@pytest.mark.slow
 def test_three_kills(folders: Path, dataset: Dataset, tmp_path: Path) -> None:
     kill_until_done(folders, tmp_path / "out", kills=3, seed=1)
     assert contents(tmp_path / "out") == contents(dataset.root)
@@ -378,6 +379,7 @@ def ended(processes: "list[subprocess.Popen[str]]") -> list[tuple[int, str, str]
     ]
 
 
+@pytest.mark.slow
 def test_several_processes_one_killed_write_the_same_bytes(
     folders: Path, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -148,7 +148,11 @@ def test_a_library_that_crashes_at_everything_ends_the_run(tmp_path: Path) -> No
     assert code == 1 and "the decoder crashed at 2 pictures of train-000000" in complaint
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_a_signal_stops_a_run_whose_decoder_hangs(tmp_path: Path, number: signal.Signals) -> None:
     pictures = source(tmp_path / "pictures", {14: "never return"})  # in val, which comes last
     run = Run(tmp_path, "prepare", pictures, "--workers", 1)

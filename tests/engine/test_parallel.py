@@ -108,7 +108,10 @@ def test_gpus_2_on_the_cpu_is_the_same_training(alone: Path, spawn: Run, alexnet
 
 
 # Of the last batch's five pictures the third of three ranks has none; 7 classes and 204 units do not go by three.
-@pytest.mark.parametrize(("ranks", "parallel"), [(2, "data"), (3, "data"), (2, "towers"), (3, "hybrid")])
+LAUNCHED = [(2, "data"), pytest.param(3, "data", marks=pytest.mark.slow), (2, "towers"), (3, "hybrid")]
+
+
+@pytest.mark.parametrize(("ranks", "parallel"), LAUNCHED)
 @pytest.mark.usefixtures("here")
 def test_a_launchers_ranks_are_the_same_training(alone: Path, ranks: int, parallel: str, alexnet: Run) -> None:
     command = ("train", *OPTIONS, "--device", "cpu", "--parallel", parallel, "--max-steps", str(STEPS))
@@ -137,6 +140,7 @@ def test_a_run_goes_on_with_other_ranks_and_in_another_way(alone: Path, alexnet:
     assert_same_training(Path("runs/small-1"), alone)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_way_it_began(here: Path) -> None:
     train = ("train", *OPTIONS, "--device", "cpu")
     assert on_ranks(2, *train, "--max-steps", "2", "--parallel", "hybrid") == [0, 0]

@@ -238,6 +238,7 @@ def test_without_matplotlib_there_is_the_table(
     assert "no plot: figures need matplotlib" in outcome.err and "the net" in outcome.out
 
 
+@pytest.mark.slow
 def test_figure_1_from_search_to_plot(place: Path, alexnet: Callable[..., Any]) -> None:
     alexnet("study", "relu", *SHORT, "--steps", 2, "--error", 60).succeeded()
     found = directory.open_study(place / "studies" / "relu-dataset")
