@@ -88,8 +88,8 @@ def rows(place: Path | str, count: int = 2000, rounds: int = 3) -> list[Row]:
         for threads in THREADS:
             ways[BARE, threads] = Bare(split, threads)
             ways[OURS, threads] = partial(ours, reader, threads)
-            ways[CROPPED, threads] = partial(cropped, reader, threads)
-            ways[TRAINING, threads] = partial(to_train_on, reader, dataset, threads)
+            ways[CROPPED, threads] = cropped(reader, threads)
+            ways[TRAINING, threads] = to_train_on(reader, dataset, threads)
             ways[FOLDER, threads] = partial(exhaust, image_folder(classes, threads))
             ways[WEBDATASET, threads] = partial(exhaust, with_webdataset(shards, threads))
         seconds = medians(ways, torch.device("cpu"), rounds)
@@ -139,15 +139,15 @@ def waiting(reader: Reader, threads: int, rate: float) -> float:
     return waited / (time.perf_counter() - begun)
 
 
-def to_train_on(reader: Reader, dataset: Dataset, threads: int) -> None:
+def to_train_on(reader: Reader, dataset: Dataset, threads: int) -> Callable[[], None]:
     """Cut, reflected, less the mean, with colour noise and dropout masks, as the paper's recipe has it."""
     colours = Colours(torch.from_numpy(np.array(dataset.mean)), dataset.eigenvalues, dataset.eigenvectors)
     plan = Plan(len(reader.split.index), BATCH, 1)
     build = TrainingBatches(reader, plan, recipes.paper(), colours, 1, 0, 1, torch.device("cpu"))
-    exhaust(ahead(build, [(0, step) for step in range(plan.steps)], threads))
+    return lambda: exhaust(ahead(build, [(0, step) for step in range(plan.steps)], threads))
 
 
-def cropped(reader: Reader, threads: int) -> None:
+def cropped(reader: Reader, threads: int) -> Callable[[], None]:
     """The patches of a training epoch as they are in the pictures."""
     plan, side = Plan(len(reader.split.index), BATCH, 1), paper.CROP_SIZE
     memory, recipe = Memory(np.uint8), recipes.paper().augmentation
@@ -161,7 +161,7 @@ def cropped(reader: Reader, threads: int) -> None:
             view.put(patch.reshape(side, 3 * side), rows_of(picture))
         return torch.from_numpy(patches)
 
-    exhaust(ahead(build, range(plan.steps), threads))
+    return lambda: exhaust(ahead(build, range(plan.steps), threads))
 
 
 def dali_is_installed() -> bool:

@@ -78,7 +78,7 @@ def loader(
 
     Example: alexnet bench loader dataset --count 1000
     """
-    from alexnet_cli.bench.loader import bound, rows
+    from alexnet_cli.bench.loader import CONSUMED, bound, rows
     from alexnet_cli.engine import launch
 
     place = launch.device(device)
@@ -88,8 +88,8 @@ def loader(
         return
     cells = [(row.way, row.threads, f"{row.rate:.0f}", f"{row.of_bare:.2f}") for row in found]
     console.table("Batches out of shards", ("way", "threads", "pictures/s", "of bare"), cells, right=(1, 2, 3))
-    waits = " and ".join(f"{row.waiting:.1%}" for row in found if row.waiting is not None)
-    console.note(f"fed to what takes 80 % of the bare decode's rate, it waits {waits} of its time (1, 2 threads)")
+    waits = [f"{row.waiting:.1%} of its time ({row.threads})" for row in found if row.waiting is not None]
+    console.note(f"what takes {CONSUMED:.0%} of the bare decode's rate waits, by threads: {', '.join(waits)}")
     limits = bound(data, count, found, place)
     console.note(
         f"a training of the paper's net is bound by the {limits.by} here, in pictures/s: disk {limits.disk:.0f}, "

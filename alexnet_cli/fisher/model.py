@@ -105,9 +105,7 @@ class Baseline:
 
 
 def vector(vocabulary: Vocabulary, kind: Kind, square: NDArray[np.uint8], settings: Settings) -> Tensor:
-    """A picture (256, 256, 3) → its Fisher vectors, one after the other; for a thread with a core of its own."""
-    if torch.get_num_threads() != 1:  # of this thread; the same bits wherever it is computed
-        torch.set_num_threads(1)
+    """A picture (256, 256, 3) → its Fisher vectors, one after the other."""
     descriptors, middles = dense(kind, square, settings.step)
     return encoded(vocabulary, torch.from_numpy(descriptors), torch.from_numpy(middles), settings.pyramid)
 

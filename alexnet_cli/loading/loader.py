@@ -30,6 +30,7 @@ T = TypeVar("T")
 B = TypeVar("B")
 
 BATCHES_AHEAD = 4
+"""Beside those that threads are at work on: one thread that is held up must not hold up the training."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,15 @@ def threads() -> int:
 def ahead(build: Callable[[T], B], places: Iterable[T], threads: int) -> Generator[B, None, None]:
     """`build(place)` for each place, in order, a few of them built ahead by `threads` threads.
 
+    In each of them torch works without further threads: they are as many as are to work.
     An error in a thread is raised here, at the place it belongs to. Leaving the iteration stops the threads.
     """
     remaining = iter(places)
-    pool = ThreadPoolExecutor(threads, "loader")
+    torch.get_num_threads()  # a thread that never asked for its number would get the one given next
+    pool = ThreadPoolExecutor(threads, "loader", torch.set_num_threads, (1,))
     waiting: deque[Future[B]] = deque()
     try:
-        waiting.extend(pool.submit(build, place) for place in islice(remaining, max(threads, BATCHES_AHEAD)))
+        waiting.extend(pool.submit(build, place) for place in islice(remaining, threads + BATCHES_AHEAD))
         while waiting:
             ready = waiting.popleft().result()
             waiting.extend(pool.submit(build, place) for place in islice(remaining, 1))

@@ -15,8 +15,8 @@ from alexnet_cli.loading import draws
 WINDOW = 16
 """Shards that are mixed, at most: 32,768 pictures, or 0.7 GB of JPEG, if they are full."""
 
-BEHIND = 4
-"""Batches that may still be built when one is begun: `loader.BATCHES_AHEAD`."""
+BEHIND = 8
+"""Batches that may still be built when one is begun: `loader.BATCHES_AHEAD`, and one for each of its threads."""
 
 AT_ONCE = 1 << 20  # index rows
 

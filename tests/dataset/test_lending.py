@@ -36,7 +36,7 @@ from .far_server import Server, cut, slow, status
 pytestmark = pytest.mark.usefixtures("quick")
 
 PICTURES, SHARDS = 40, 20
-BATCH, SEED = 1, 5  # so that four batches are less than a window
+BATCH, SEED = 1, 5  # so that the batches that are built at once are less than a window
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,9 @@ def server(served: Server, many: Path) -> Server:
 
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of four shards: five in an epoch."""
+    """Windows of four shards, eight pictures: five in an epoch."""
     monkeypatch.setattr(plan, "WINDOW", 4)
+    monkeypatch.setattr(plan, "BEHIND", 7)  # enough for three threads, and less than a window
     plan._windows.cache_clear()
     plan._window.cache_clear()
 
