@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from alexnet_cli import paper
 from alexnet_cli.network.lrn import LocalResponseNorm
+from alexnet_cli.network.stage import rectified_normalized_pooled
 from alexnet_cli.network.within import WithinMapNorm
 from alexnet_cli.recipes import BOTTLENECK, LAYERS, SIXTH, Network
 
@@ -65,7 +66,7 @@ class AlexNet(nn.Module):
             paper.POOL_SIZE if overlapping else 2, paper.POOL_STRIDE, ceil_mode=not overlapping
         )
         self.edges = _edges(net)
-        self.activation = ACTIVATIONS[net.activation]
+        self.activation, self.rectified = ACTIVATIONS[net.activation], net.activation == "relu"
         self.norm1_before_relu = net.normalization.order == "before-relu"
         self.dropout = net.dropout
         self.drops_inputs = net.dropout_of == "inputs"
@@ -101,12 +102,19 @@ class AlexNet(nn.Module):
         """(B, K, 55, 55) → (B, K, 27, 27): activation, normalization and pooling of conv1."""
         if self.norm1_before_relu:  # in 2012 ReLU came last (layers-145.cfg): pooling and it can be exchanged
             return self.activation(self.pool(self.norm1(x)))
-        pooled: Tensor = self.pool(self.norm1(self.activation(x)))
-        return pooled
+        return self.activated_normalized_pooled(x, self.norm1)
 
     def stage2(self, x: Tensor) -> Tensor:
         """(B, K, 27, 27) → (B, K, 13, 13): activation, normalization and pooling of conv2."""
+        if isinstance(self.within2, nn.Identity):
+            return self.activated_normalized_pooled(x, self.norm2)
         pooled: Tensor = self.pool(self.within2(self.norm2(self.activation(x))))
+        return pooled
+
+    def activated_normalized_pooled(self, x: Tensor, norm: nn.Module) -> Tensor:
+        if self.rectified and isinstance(norm, LocalResponseNorm):
+            return rectified_normalized_pooled(x, norm, self.pool)
+        pooled: Tensor = self.pool(norm(self.activation(x)))
         return pooled
 
     def convolved(self, name: str, x: Tensor) -> Tensor:

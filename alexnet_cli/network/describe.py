@@ -33,7 +33,8 @@ def layers(net: Network, classes: int) -> list[Layer]:
 
     `kept` is what autograd saves in a training step's forward pass, parameters aside, each tensor once and with
     the layer that made it: padded pixels, outputs of layers (ReLU overwrites that of its layer), the places of
-    the poolings' maxima in 8 bytes each, dropout masks.
+    the poolings' maxima in 8 bytes each, dropout masks. A CPU keeps less: not the outputs of norm1 and norm2 where
+    they are pooled at once (`network.stage`).
     """
     found: list[Layer] = []
     kept: dict[str, int] = {}

@@ -7,17 +7,18 @@
 
 The backward pass computes the denominator again rather than keep it: moving these maps through memory costs
 more than the arithmetic. For the same reason the work on the CPU goes over a picture or so at a time, in buffers
-that stay in the cache (`_Workspace`), and threads share the pictures rather than each operator: twenty barriers
+that stay in the cache (`Workspace`), and threads share the pictures rather than each operator: twenty barriers
 for each of them cost more than the second core brings. Elsewhere, and for `torch.compile`, the plain formulas are
 best.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -50,30 +51,41 @@ class LocalResponseNorm(nn.Module):
 class _LocalResponseNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: LocalResponseNorm) -> Tensor:
-        x = x.contiguous(memory_format=_memory_format(x))
+        x = x.contiguous(memory_format=memory_format(x))
         ctx.save_for_backward(x)
         ctx.norm = norm
-        if _by_formula(x):
+        if by_formula(x):
             return _forward(x, norm)
         y = torch.empty_like(x)
-        _piece_by_piece(_Workspace.forward, norm, x, y)
+        piece_by_piece(partial(Workspace, norm=norm), Workspace.forward, x, y)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        norm, gradient = ctx.norm, gradients[0].contiguous(memory_format=_memory_format(x))
-        if _by_formula(x):
+        norm, gradient = ctx.norm, gradients[0].contiguous(memory_format=memory_format(x))
+        if by_formula(x):
             return _backward(x, gradient, norm), None
         result = torch.empty_like(x)
-        _piece_by_piece(_Workspace.backward, norm, x, gradient, result)
+        piece_by_piece(partial(Workspace, norm=norm), Workspace.backward, x, gradient, result)
         return result, None
 
 
-def _piece_by_piece(work: Callable[..., None], norm: LocalResponseNorm, *tensors: Tensor) -> None:
-    """`work(workspace, *pieces)` for the pieces of tensors laid out alike, on as many threads as torch may use."""
-    todo = deque(zip(*(_pieces(tensor, norm.towers) for tensor in tensors), strict=True))
+class Shaped(Protocol):
+    shape: torch.Size
+
+
+W = TypeVar("W", bound=Shaped)
+
+
+def piece_by_piece(make: Callable[[Tensor], W], work: Callable[..., None], *tensors: Tensor) -> None:
+    """`work(workspace, *pieces)` for the same few pictures of each tensor, on as many threads as torch may use.
+
+    A thread makes a workspace for pictures like the first tensor's, and has it for all pieces of that shape.
+    """
+    pictures = max(1, round(PIECE_ELEMENTS / max(1, tensors[0][:1].numel())))
+    todo = deque(zip(*(torch.split(tensor, pictures) for tensor in tensors), strict=True))
 
     def share() -> None:
         workspace = None
@@ -83,7 +95,7 @@ def _piece_by_piece(work: Callable[..., None], norm: LocalResponseNorm, *tensors
             except IndexError:  # another thread had the last
                 return
             if workspace is None or workspace.shape != pieces[0].shape:
-                workspace = _Workspace(pieces[0], norm)
+                workspace = make(pieces[0])
             work(workspace, *pieces)
 
     threads = torch.get_num_threads()
@@ -106,27 +118,23 @@ def _pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
 
 
-def _by_formula(x: Tensor) -> bool:
+def by_formula(x: Tensor) -> bool:
+    """Whether the plain formulas are best."""
     return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
+def memory_format(x: Tensor) -> torch.memory_format:
     """The one x is in, if it is in one."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _maps(x: Tensor, towers: int) -> Tensor:
+def maps_of(x: Tensor, towers: int) -> Tensor:
     """A view of x as (rows, towers, maps, pixels): a row is a picture, in channels_last a pixel of a picture."""
     batch, channels, height, width = x.shape
-    if _memory_format(x) == torch.channels_last:
+    if memory_format(x) == torch.channels_last:
         return x.permute(0, 2, 3, 1).view(batch * height * width, towers, channels // towers, 1)
     return x.view(batch, towers, channels // towers, height * width)
-
-
-def _pieces(x: Tensor, towers: int) -> tuple[Tensor, ...]:
-    maps = _maps(x, towers)
-    return torch.split(maps, max(1, round(PIECE_ELEMENTS / max(1, maps[:1].numel()))))
 
 
 def in_full_precision(x: Tensor) -> Tensor:
@@ -134,69 +142,79 @@ def in_full_precision(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-class _Workspace:
-    """Buffers to normalise pieces of one shape in, and the arithmetic over them.
+class Workspace:
+    """Buffers to normalise pictures of one shape in, and the arithmetic over them, in single precision at least.
 
-    A buffer holds the piece's maps in one line with a gap of size//2 maps before each tower and after the last.
+    A buffer holds the pictures' maps in one line with a gap of size//2 maps before each tower and after the last.
     What lies in the gaps adds nothing to a window, so the window sums of all maps are sums of the whole line
-    and itself shifted, whatever the memory format.
+    and itself shifted, whatever the memory format. All views of the buffers are made here, once: a piece takes
+    twenty operators, and beside them so many views would cost as much as one or two.
     """
 
-    def __init__(self, piece: Tensor, norm: LocalResponseNorm) -> None:
-        self.norm, self.shape, gap = norm, piece.shape, norm.size // 2
-        rows, towers, maps, self.step = piece.shape
-        self.padded = torch.Size((rows, towers, gap + maps, self.step))
-        self.gap, self.sums = gap * self.step, self.padded.numel() - gap * self.step
-        length, dtype = self.padded.numel() + self.gap, torch.promote_types(piece.dtype, torch.float32)
+    def __init__(self, pictures: Tensor, norm: LocalResponseNorm) -> None:
+        self.norm, self.shape, gap = norm, pictures.shape, norm.size // 2
+        rows, towers, maps, step = maps_of(pictures, norm.towers).shape
+        padded = (rows, towers, gap + maps, step)
+        sums, dtype = math.prod(padded), torch.promote_types(pictures.dtype, torch.float32)
+
+        def line(first: int = 0) -> Callable[[Tensor], Tensor]:
+            """The maps of a line in their shape, without the gaps; the first of them lies `first` maps behind."""
+            return lambda buffer: buffer[first * step :][:sums].view(padded)[:, :, :maps]
+
         # Each square brings its share of k along, so that a window sums to the whole denominator.
         self.share = torch.tensor(norm.k / norm.size, dtype=dtype)
-        self.squares = torch.full((length,), norm.k / norm.size, dtype=dtype)
-        self.products = torch.zeros(length, dtype=dtype)
-        self.spare = [torch.empty(length, dtype=dtype) for _ in range(3)]
-
-    def forward(self, maps: Tensor, out: Tensor) -> None:
-        _, power, _ = self._power(in_full_precision(maps))
-        torch.mul(self._maps(power), maps, out=out)
-
-    def backward(self, maps: Tensor, gradient: Tensor, out: Tensor) -> None:
-        """dL/dx_i = g_i s_i^-β − 2αβ x_i · Σ_j g_j x_j s_j^(-β-1): the window is symmetric."""
-        maps = in_full_precision(maps)
-        denominator, power, free = self._power(maps)
-        direct = self._maps(power).mul_(gradient)
-        torch.mul(direct, maps, out=self._maps(self.products[self.gap :])).div_(self._maps(denominator))
-        around = self._window_sum(self.products, denominator, free)
-        torch.addcmul(direct, self._maps(around), maps, value=-2 * self.norm.alpha * self.norm.beta, out=out)
-
-    def _power(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The denominator s, the factor s^-β, and a line that is free."""
-        squares = self._maps(self.squares[self.gap :])
-        torch.addcmul(self.share, maps, maps, value=self.norm.alpha, out=squares)
-        first, second, third = self.spare
-        denominator = self._window_sum(self.squares, first, second)
+        squares = torch.full((sums + gap * step,), norm.k / norm.size, dtype=dtype)
+        products = torch.zeros_like(squares)
+        first, second, third = (torch.empty_like(squares) for _ in range(3))
+        self.to_denominator, denominator = _additions(squares, first, second, norm.size, step)
         power = second if denominator is first else first
-        s, factor = denominator[: self.sums], power[: self.sums]
+        self.to_around, around = _additions(products, denominator, third, norm.size, step)
+        self.denominator, self.power = denominator[:sums], power[:sums]
+        self.squares, self.products = map(line(gap), (squares, products))
+        self.denominators, self.powers, self.around = map(line(), (denominator, power, around))
+
+    def forward(self, pictures: Tensor, out: Tensor) -> None:
+        maps = in_full_precision(maps_of(pictures, self.norm.towers))
+        self._raise_to_power(maps)
+        torch.mul(self.powers, maps, out=maps_of(out, self.norm.towers))
+
+    def backward(self, pictures: Tensor, gradient: Tensor, out: Tensor) -> None:
+        """dL/dx_i = g_i s_i^-β − 2αβ x_i · Σ_j g_j x_j s_j^(-β-1): the window is symmetric."""
+        maps, gradients, results = (maps_of(each, self.norm.towers) for each in (pictures, gradient, out))
+        maps = in_full_precision(maps)
+        self._raise_to_power(maps)
+        direct = self.powers.mul_(gradients)
+        torch.mul(direct, maps, out=self.products).div_(self.denominators)
+        for total, shifted, result in self.to_around:  # over the denominators, in one of its steps
+            torch.add(total, shifted, out=result)
+        torch.addcmul(direct, self.around, maps, value=-2 * self.norm.alpha * self.norm.beta, out=results)
+
+    def _raise_to_power(self, maps: Tensor) -> None:
+        """The denominator s, and the factor s^-β."""
+        torch.addcmul(self.share, maps, maps, value=self.norm.alpha, out=self.squares)
+        for total, shifted, result in self.to_denominator:
+            torch.add(total, shifted, out=result)
         if self.norm.beta == 0.75:  # the paper's
-            torch.rsqrt(s, out=factor).rsqrt_().div_(s)
+            torch.rsqrt(self.denominator, out=self.power).rsqrt_().div_(self.denominator)
         else:
-            torch.pow(s, -self.norm.beta, out=factor)
-        return denominator, power, third
+            torch.pow(self.denominator, -self.norm.beta, out=self.power)
 
-    def _window_sum(self, line: Tensor, to: Tensor, other: Tensor) -> Tensor:
-        """At each place of a line the sum of the `size` maps from there on: a map's window starts a gap before it.
 
-        It doubles: five maps are twice (twice one) and one. The result is in `to`, in `other` or the line itself.
-        """
-        total, width = line, 1
-        for digit in f"{self.norm.size:b}"[1:]:
-            for summand, more in ((total, width), (line, 1))[: 1 + int(digit)]:
-                shift, length = width * self.step, len(line) - (width + more - 1) * self.step
-                torch.add(total[:length], summand[shift : shift + length], out=to[:length])
-                total, to, other, width = to, other, to, width + more
-        return total
+def _additions(
+    line: Tensor, to: Tensor, other: Tensor, size: int, step: int
+) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
+    """How to sum, at each place of a line, the `size` maps from there on: a map's window starts a gap before it.
 
-    def _maps(self, line: Tensor) -> Tensor:
-        """The maps of a line that starts with the first of them, without the gaps, in the piece's shape."""
-        return line[: self.padded.numel()].view(self.padded)[:, :, : self.shape[2]]
+    Of two tensors each, into a third; and where the sum is then: in `to`, in `other` or the line itself. It
+    doubles: five maps are twice (twice one) and one.
+    """
+    additions, total, width = [], line, 1
+    for digit in f"{size:b}"[1:]:
+        for summand, more in ((total, width), (line, 1))[: 1 + int(digit)]:
+            shift, length = width * step, len(line) - (width + more - 1) * step
+            additions.append((total[:length], summand[shift : shift + length], to[:length]))
+            total, to, other, width = to, other, to, width + more
+    return additions, total
 
 
 def _forward(x: Tensor, norm: LocalResponseNorm) -> Tensor:

@@ -80,7 +80,7 @@ def test_it_is_the_formulas(
     form: torch.memory_format, towers: int, compiling: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Away from the CPU and compiled, it takes the other road: the plain formulas.
-    monkeypatch.setattr(lrn, "_by_formula", lambda _: compiling)
+    monkeypatch.setattr(lrn, "by_formula", lambda _: compiling)
     x, g = maps(2, 12, 5).contiguous(memory_format=form), maps(3, 12, 5)[:2]
     given = x.clone().requires_grad_()
     y = LocalResponseNorm(5, 1e-3, 0.75, 2.0, towers)(given)
@@ -168,7 +168,7 @@ def test_no_operator_is_on_torchs_list_of_non_deterministic_ones(
             return func(*args, **(kwargs or {}))
 
     names: set[str] = set()
-    monkeypatch.setattr(lrn, "_by_formula", lambda _: by_formula)
+    monkeypatch.setattr(lrn, "by_formula", lambda _: by_formula)
     with Recorded():
         LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(maps(2, 8, 6).requires_grad_()).sum().backward()
     print(sorted(names))
@@ -258,7 +258,7 @@ def test_an_error_in_another_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -
 
     failed = threading.Event()
     torch.set_num_threads(2)
-    monkeypatch.setattr(lrn._Workspace, "forward", failing)
+    monkeypatch.setattr(lrn.Workspace, "forward", failing)
     with pytest.raises(ArithmeticError):
         LocalResponseNorm(5, 1e-4, 0.75, 2.0, 2)(maps(8, 96, 55))
     assert torch.get_num_threads() == 2
