@@ -24,7 +24,7 @@ from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.session import Limits, Session, Wanted
 from alexnet_cli.engine.signals import Stop
 from alexnet_cli.errors import AlexNetError, Diverged
-from alexnet_cli.loading.loader import Reader, TrainingBatch, TrainingBatches, ahead
+from alexnet_cli.loading.loader import GivenUp, Reader, TrainingBatch, TrainingBatches, ahead
 from alexnet_cli.loading.plan import Plan, shard_lengths
 from alexnet_cli.runs import Run
 
@@ -51,8 +51,10 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
             yield Note(session.problem, warning=True)
         yield Started(run.root, session.position, steps, limits.max_seconds, machine.layout)
         forward = compiled(placed.net, machine)
+        # One process alone need not wait for a batch when it is to stop; several agree on it between steps.
+        given_up = (lambda: bool(stop.signal)) if ranks.size == 1 else None
         # The reader is closed first, so that no batch waits for a shard from afar any more.
-        with closing(ahead(build, places, threads)) as batches, closing(reader):
+        with closing(ahead(build, places, threads, given_up)) as batches, closing(reader):
             while True:
                 if session.validation_due(every):
                     yield from session.validate(stop, judge=True)
@@ -72,6 +74,9 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 try:
                     with guards.memory(batch_size, machine.accumulate):
                         batch = next(batches)
+                except GivenUp:
+                    yield from session.save()  # at once: what holds the batch up may hold up the end too
+                    continue
                 except AlexNetError:  # of a shard, say: nothing of what is done shall be lost
                     if ranks.size == 1:  # the others are in an exchange
                         yield from session.save()

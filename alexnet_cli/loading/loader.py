@@ -6,7 +6,7 @@ there is no shared memory to run out of, nothing to pickle and nothing left behi
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -25,6 +25,9 @@ from alexnet_cli.loading.reader import Reader as Reader
 from alexnet_cli.loading.transfer import beside_training, handed_over
 from alexnet_cli.machine import cores
 from alexnet_cli.recipes import Recipe
+
+ASKED_EVERY = 0.5
+"""Seconds after which one who waits for a batch is asked whether to go on waiting."""
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -115,10 +118,17 @@ def threads() -> int:
     return min(4, cores())
 
 
-def ahead(build: Callable[[T], B], places: Iterable[T], threads: int) -> Generator[B, None, None]:
+class GivenUp(Exception):
+    """The next batch was not there yet when nobody waited for it any more."""
+
+
+def ahead(
+    build: Callable[[T], B], places: Iterable[T], threads: int, given_up: Callable[[], bool] | None = None
+) -> Generator[B, None, None]:
     """`build(place)` for each place, in order, a few of them built ahead by `threads` threads.
 
-    In each of them torch works without further threads: they are as many as are to work.
+    In each of them torch works without further threads: they are as many as are to work. Raises GivenUp when
+    `given_up()` says so while the next one is waited for.
     An error in a thread is raised here, at the place it belongs to. Leaving the iteration stops the threads.
     """
     remaining = iter(places)
@@ -128,8 +138,15 @@ def ahead(build: Callable[[T], B], places: Iterable[T], threads: int) -> Generat
     try:
         waiting.extend(pool.submit(build, place) for place in islice(remaining, threads + BATCHES_AHEAD))
         while waiting:
-            ready = waiting.popleft().result()
+            ready = _awaited(waiting.popleft(), given_up)
             waiting.extend(pool.submit(build, place) for place in islice(remaining, 1))
             yield ready
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _awaited(batch: Future[B], given_up: Callable[[], bool] | None) -> B:
+    while given_up is not None and not wait([batch], ASKED_EVERY).done:
+        if given_up():
+            raise GivenUp
+    return batch.result()

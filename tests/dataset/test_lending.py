@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,10 +21,15 @@ import torch
 from safetensors.torch import load_file
 
 from alexnet_cli import recipes
-from alexnet_cli.dataset.far import shelf
+from alexnet_cli.dataset.far import answers, shelf
 from alexnet_cli.dataset.manifest import Dataset, Split, open_dataset, open_squares
 from alexnet_cli.dataset.preparation import prepare
 from alexnet_cli.dataset.sources.recognise import open_source
+from alexnet_cli.engine import checkpoint
+from alexnet_cli.engine.events import Ended, Step
+from alexnet_cli.engine.launch import Placement
+from alexnet_cli.engine.session import Limits
+from alexnet_cli.engine.training import Job, config
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import kept, plan
 from alexnet_cli.loading.augmentation import Colours
@@ -31,7 +37,7 @@ from alexnet_cli.loading.loader import TrainingBatches, ahead, evaluation_batche
 from alexnet_cli.loading.plan import Plan, shard_lengths
 from alexnet_cli.loading.reader import Reader
 
-from .far_server import Server, cut, slow, status
+from .far_server import Server, cut, slow, stall, status
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -133,6 +139,29 @@ def test_the_next_window_is_fetched_while_this_one_is_read(server: Server, tmp_p
     assert wanted <= here(tmp_path)
     batches.close()
     assert not here(tmp_path)
+
+
+@pytest.mark.usefixtures("windows")
+def test_a_stop_does_not_wait_for_a_shard_that_does_not_come(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "TIME_OUT", 1.0)  # of seven tries, with pauses between them
+    order = Plan(PICTURES, BATCH, SEED, shards=(2,) * SHARDS)._windows(0)[0]
+    for shard in order[2].tolist():  # of the 17th picture on
+        server.always[f"d/train-{shard:06d}.tar"] = stall(0)
+    dataset = open_squares(f"{server.url}/d")
+    recipe = recipes.chosen("small", ["width=0.05", f"optimizer.batch_size={BATCH}"])
+    place = Placement("cpu", 1, "")
+    job = Job(dataset, config(recipe, dataset, SEED, 10, "fp32", place), Limits(), place)
+    seen = []
+    for event in job.started(tmp_path / "runs", None, None, True):
+        seen.append(event)
+        if isinstance(event, Step) and event.step == 16:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    end = seen[-1]
+    assert isinstance(end, Ended) and end.signal == signal.SIGTERM and end.position.steps == 16
+    saved = checkpoint.load(end.run / "last.safetensors")
+    assert saved.position == end.position
 
 
 @pytest.mark.usefixtures("windows")

@@ -34,7 +34,14 @@ from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import draws, loader
 from alexnet_cli.loading import reader as reader_module
 from alexnet_cli.loading.augmentation import Colours, training_views
-from alexnet_cli.loading.loader import Reader, TrainingBatch, TrainingBatches, ahead, evaluation_batches
+from alexnet_cli.loading.loader import (
+    GivenUp,
+    Reader,
+    TrainingBatch,
+    TrainingBatches,
+    ahead,
+    evaluation_batches,
+)
 from alexnet_cli.loading.plan import Plan, shard_lengths
 
 PICTURES, VALIDATION, PER_SHARD, SEED, HIDDEN = 11, 5, 4, 3, 10
@@ -373,6 +380,26 @@ def test_torch_has_one_thread_in_each_of_ours_and_the_callers_keep_their_number(
         assert seen == [1, 1, 1, 1, 3] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_who_waits_for_a_batch_may_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But takes those that are there."""
+    monkeypatch.setattr(loader, "ASKED_EVERY", 0.01)
+    going_on, tired = threading.Event(), threading.Event()
+
+    def build(place: int) -> int:
+        if place == 2:
+            going_on.wait()
+        return place
+
+    batches = ahead(build, range(5), 2, tired.is_set)
+    assert next(batches) == 0
+    tired.set()
+    assert next(batches) == 1
+    threading.Timer(0.2, going_on.set).start()  # leaving waits for the thread
+    with pytest.raises(GivenUp):
+        next(batches)
+    assert going_on.is_set() and not loader_threads()
 
 
 def test_leaving_waits_for_the_batch_at_work_and_drops_those_that_wait() -> None:
