@@ -4,13 +4,14 @@ Everything reads the same pictures, in the same rounds, out of the memory in whi
 read before: a disk that is slower than that is not measured.
 """
 
+import itertools
 import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -34,9 +35,9 @@ from alexnet_cli.bench.timing import medians
 from alexnet_cli.dataset.manifest import Dataset, Split, open_squares
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.augmentation import Colours, each_view, rows_of, training_views
-from alexnet_cli.loading.loader import BATCHES_AHEAD, Reader, TrainingBatches, ahead, evaluation_batches
+from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead, evaluation_batches
 from alexnet_cli.loading.memory import Memory
-from alexnet_cli.loading.plan import Plan
+from alexnet_cli.loading.plan import BATCHES_AHEAD, Plan
 from alexnet_cli.machine import keep_freed_memory
 
 BARE, OURS, CROPPED = "bare decode", "alexnet, uint8", "alexnet, uint8, cropped and reflected"
@@ -73,8 +74,7 @@ def rows(place: Path | str, count: int = 2000, rounds: int = 3) -> list[Row]:
         raise AlexNetError(
             f"{dataset.place} has no training pictures in JPEG", "name a dataset that `alexnet prepare` made"
         )
-    split = dataset.splits["train"]
-    split = split.first(count)
+    split = dataset.splits["train"].first(count)
     keep_freed_memory()  # as in training
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -127,16 +127,18 @@ def ours(reader: Reader, threads: int) -> None:
 def waiting(reader: Reader, threads: int, rate: float) -> float:
     """The share of its time that a consumer of `rate` pictures a second waits, once some batches lie ready."""
     plan = Plan(len(reader.split.index), BATCH, None)
-    batches = ahead(lambda n: reader.batch(plan.part(0, n % plan.steps)), range(TAKEN + BATCHES_AHEAD), threads)
     waited = 0.0
-    for number in range(TAKEN + BATCHES_AHEAD):
-        if number == BATCHES_AHEAD:
-            waited, begun = 0.0, time.perf_counter()
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
-        time.sleep(len(batch.samples) / rate)
-    return waited / (time.perf_counter() - begun)
+    with closing(
+        ahead(lambda n: reader.batch(plan.part(0, n % plan.steps)), itertools.count(), threads)
+    ) as batches:
+        for number in range(BATCHES_AHEAD + TAKEN):
+            if number == BATCHES_AHEAD:
+                waited, begun = 0.0, time.perf_counter()
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            time.sleep(len(batch.samples) / rate)
+        return waited / (time.perf_counter() - begun)
 
 
 def to_train_on(reader: Reader, dataset: Dataset, threads: int) -> Callable[[], None]:

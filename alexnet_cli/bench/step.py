@@ -25,8 +25,9 @@ from alexnet_cli.network.layout import LAYOUTS, lay_out, usual_layout
 from alexnet_cli.recipes import Network, chosen
 from alexnet_cli.runs import Layout, Precision
 
-OURS, TWO, COMPILED = "alexnet", "alexnet, apart", "alexnet, compiled"
-"""`apart`: the towers' convolutions are two each, not one in two groups."""
+OURS, SINGLY, TWO, COMPILED = "alexnet", "alexnet, layer by layer", "alexnet, apart", "alexnet, compiled"
+"""`layer by layer`: ReLU, normalization and pooling each go over all pictures. `apart`: the towers' convolutions
+are two each, not one in two groups."""
 PLAIN, STOCK, NONE = "torch's LRN, memory not kept", "torch's LRN", "no LRN"
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -53,7 +54,12 @@ def rows(
     net, base, inputs = subject(device, batch, width)
     as_trained = (as_cut(inputs[0]), *inputs[1:])
     usual = usual_layout(device.type)
-    wanted: list[tuple[Layout, str]] = [("contiguous", STOCK), *product(LAYOUTS, (NONE, OURS)), (usual, TWO)]
+    wanted: list[tuple[Layout, str]] = [
+        ("contiguous", STOCK),
+        *product(LAYOUTS, (NONE, OURS)),
+        (usual, SINGLY),
+        (usual, TWO),
+    ]
     if compiled:
         wanted.append((usual, COMPILED))
     plain = medians(
@@ -119,6 +125,9 @@ def variant(net: Network, base: AlexNet, way: str, layout: Layout) -> AlexNet:
     model.load_state_dict(base.state_dict(), assign=True)
     if way in (STOCK, NONE):
         model.norm1 = model.norm2 = Plain() if way == STOCK else nn.Identity()
+    if way == SINGLY:
+        for norm in (model.norm1, model.norm2):
+            norm.register_forward_hook(lambda *_: None)  # who looks on gets each layer by itself
     if way == TWO:
         for name in ("conv2", "conv4", "conv5"):
             setattr(model, name, Two(getattr(model, name)))

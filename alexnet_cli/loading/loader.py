@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alexnet_cli.loading import augmentation, draws
 from alexnet_cli.loading.memory import Memory
-from alexnet_cli.loading.plan import Plan, shard_lengths
+from alexnet_cli.loading.plan import BATCHES_AHEAD, Plan, shard_lengths
 from alexnet_cli.loading.reader import EvaluationBatch
 from alexnet_cli.loading.reader import Reader as Reader
 from alexnet_cli.loading.transfer import beside_training, handed_over
@@ -31,9 +31,6 @@ ASKED_EVERY = 0.5
 
 T = TypeVar("T")
 B = TypeVar("B")
-
-BATCHES_AHEAD = 4
-"""Beside those that threads are at work on: one thread that is held up must not hold up the training."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +133,11 @@ def ahead(
     pool = ThreadPoolExecutor(threads, "loader", torch.set_num_threads, (1,))
     waiting: deque[Future[B]] = deque()
     try:
-        waiting.extend(pool.submit(build, place) for place in islice(remaining, threads + BATCHES_AHEAD))
+        waiting.extend(pool.submit(build, place) for place in islice(remaining, max(threads, BATCHES_AHEAD)))
         while waiting:
             ready = _awaited(waiting.popleft(), given_up)
             waiting.extend(pool.submit(build, place) for place in islice(remaining, 1))
+            torch.set_num_threads(torch.get_num_threads())  # our caller's, for threads that begin from here on
             yield ready
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -15,8 +15,8 @@ from alexnet_cli.loading import draws
 WINDOW = 16
 """Shards that are mixed, at most: 32,768 pictures, or 0.7 GB of JPEG, if they are full."""
 
-BEHIND = 8
-"""Batches that may still be built when one is begun: `loader.BATCHES_AHEAD`, and one for each of its threads."""
+BATCHES_AHEAD = 6
+"""Batches that are built or lie ready while one is used: of four, a thread that is held up has soon spent all."""
 
 AT_ONCE = 1 << 20  # index rows
 
@@ -70,13 +70,13 @@ class Plan:
         """The shards to have for batch `step`, each by one of its pictures, and those that may be given up soon.
 
         To have: those of the batch's own window first, then those of the next window, in the next epoch too if
-        there is one. Soon to be given up: those of the BEHIND batches before, which may still be built. None of
+        there is one. Soon to be given up: those of the BATCHES_AHEAD before, which may still be built. None of
         either where the index does not go shard by shard.
         """
         if not self.shards:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         start = step * self.batch_size
-        places = start - BEHIND * self.batch_size, start, min(start + self.batch_size, self.pictures) - 1
+        places = start - BATCHES_AHEAD * self.batch_size, start, min(start + self.batch_size, self.pictures) - 1
         windows, starts = self._windows(epoch)
         before, first, last = np.searchsorted(starts, places, "right") - 1 + epoch * len(windows)
         begins = np.cumsum([0, *self.shards[:-1]])

@@ -112,6 +112,7 @@ class AlexNet(nn.Module):
         return pooled
 
     def activated_normalized_pooled(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """(B, K, H, W) → (B, K, about H/2, about W/2)."""
         if self.rectified and isinstance(norm, LocalResponseNorm):
             return rectified_normalized_pooled(x, norm, self.pool)
         pooled: Tensor = self.pool(norm(self.activation(x)))

@@ -84,7 +84,7 @@ def piece_by_piece(make: Callable[[Tensor], W], work: Callable[..., None], *tens
 
     A thread makes a workspace for pictures like the first tensor's, and has it for all pieces of that shape.
     """
-    pictures = max(1, round(PIECE_ELEMENTS / max(1, tensors[0][:1].numel())))
+    pictures = max(1, round(PIECE_ELEMENTS / tensors[0][0].numel()))
     todo = deque(zip(*(torch.split(tensor, pictures) for tensor in tensors), strict=True))
 
     def share() -> None:
@@ -102,7 +102,8 @@ def piece_by_piece(make: Callable[[Tensor], W], work: Callable[..., None], *tens
     helpers = min(threads, len(todo) // PIECES_PER_THREAD) - 1
     torch.set_num_threads(1)  # of this thread
     try:
-        others = [_pool().submit(torch.no_grad()(share)) for _ in range(helpers)]
+        helped = torch.inference_mode(torch.is_inference_mode_enabled())(torch.no_grad()(share))  # as here
+        others = [_pool().submit(helped) for _ in range(helpers)]
         share()
         for other in others:
             other.result()
@@ -120,11 +121,11 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come alo
 
 def by_formula(x: Tensor) -> bool:
     """Whether the plain formulas are best."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling()
+    return x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel()
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The one x is in, if it is in one."""
+    """Channels_last if x is in it, else contiguous."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 

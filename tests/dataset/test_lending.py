@@ -66,7 +66,6 @@ def server(served: Server, many: Path) -> Server:
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of four shards, eight pictures: five in an epoch."""
     monkeypatch.setattr(plan, "WINDOW", 4)
-    monkeypatch.setattr(plan, "BEHIND", 7)  # enough for three threads, and less than a window
     plan._windows.cache_clear()
     plan._window.cache_clear()
 

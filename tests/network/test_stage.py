@@ -22,6 +22,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     monkeypatch.setattr(lrn, "PIECES_PER_THREAD", 1)
+    monkeypatch.setattr(lrn, "PIECE_ELEMENTS", 1)  # a picture each
     yield request.param
     torch.set_num_threads(before)
 
@@ -121,6 +122,32 @@ def test_hooks_on_the_layers_see_what_they_would_see(layer: str, before: bool) -
     normalized = norm()(F.relu(x))
     sights = {"norm": (F.relu(x), normalized), "pool": (normalized, y)}
     assert torch.equal(seen[0], sights[layer][not before])
+
+
+@pytest.mark.parametrize("kind", ["full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_on_the_way_back_are_called(kind: str) -> None:
+    normalization, seen = norm(), []
+    getattr(normalization, f"register_{kind}")(lambda *given: seen.append(given))
+    x = maps(2, 8, 7, torch.float32, torch.channels_last).requires_grad_()
+    rectified_normalized_pooled(x * 1, normalization, OVERLAPPING).sum().backward()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_two_threads_work_in_the_mode_of_their_caller(mode: Any, threads: int) -> None:
+    x = maps(5, 16, 13, torch.float32, torch.channels_last)
+    expected = one_by_one(x, norm(), OVERLAPPING)
+    with mode():
+        y = rectified_normalized_pooled(x * 1, norm(), OVERLAPPING)
+    assert torch.equal(y, expected) and y.is_inference() == (mode is torch.inference_mode)
+    assert torch.get_num_threads() == threads
+
+
+def test_no_pictures_are_none() -> None:
+    x = torch.zeros(0, 16, 13, 13, requires_grad=True)
+    y = rectified_normalized_pooled(x * 1, norm(), OVERLAPPING)
+    y.sum().backward()
+    assert y.shape == (0, 16, 6, 6) and x.grad is not None and x.grad.shape == x.shape
 
 
 def test_a_net_in_training_takes_it_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
