@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_cli import paper
-from alexnet_cli.bench.timing import DTYPES, medians
+from alexnet_cli.bench.timing import medians, number
+from alexnet_cli.engine.arithmetic import HALVES
 from alexnet_cli.machine import keep_freed_memory
 from alexnet_cli.network.lrn import LocalResponseNorm
 from alexnet_cli.runs import Precision
@@ -49,7 +50,7 @@ def ways(
 ) -> dict[str, Callable[[], object]]:
     maps = paper.TOWERS * max(1, round(paper.CONVOLUTION_KERNELS[0] * width / paper.TOWERS))
     x, gradient = (
-        torch.randn(batch, maps, PLACES, PLACES, device=device, dtype=DTYPES[precision])
+        torch.randn(batch, maps, PLACES, PLACES, device=device, dtype=number(precision))
         .mul_(60)
         .contiguous(memory_format=FORMATS[layout])
         for _ in range(2)
@@ -69,7 +70,8 @@ _torchs = nn.LocalResponseNorm(paper.LRN_SIZE, paper.LRN_SIZE * paper.LRN_ALPHA,
 
 def stock(x: Tensor) -> Tensor:
     """The usual way: torch's, a tower at a time. On a CPU it knows float32 alone, which autocast gives it."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+    half = x.dtype in HALVES.values()
+    with torch.autocast(x.device.type, x.dtype if half else None, enabled=half):
         return torch.cat([_torchs(tower) for tower in x.chunk(paper.TOWERS, 1)], 1).to(x.dtype)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from alexnet_cli import paper
 from alexnet_cli.bench.lrn import stock
 from alexnet_cli.bench.timing import medians, peak
-from alexnet_cli.engine.arithmetic import autocast
+from alexnet_cli.engine.arithmetic import autocast, multiply_in
 from alexnet_cli.machine import keep_freed_memory
 from alexnet_cli.network import describe
 from alexnet_cli.network.alexnet import AlexNet, initialise
@@ -140,6 +140,7 @@ def step(model: AlexNet, compiled: bool, precision: Precision, inputs: Inputs) -
     run = torch.compile(model) if compiled else model
 
     def forward_and_backward() -> None:
+        multiply_in(precision)
         with autocast(pixels.device, precision):
             logits = run(pixels, tuple(masks))
         torch.autograd.backward(F.cross_entropy(logits.float(), labels))

@@ -1,7 +1,5 @@
 """Times of several ways of doing the same work, in one run and by turns, for the benches of the network."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Hashable, Mapping
 from statistics import median
@@ -9,11 +7,8 @@ from typing import TypeVar
 
 import torch
 
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.engine.arithmetic import HALVES, multiply_in
 from alexnet_cli.runs import Precision
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 Way = TypeVar("Way", bound=Hashable)
 
@@ -34,12 +29,17 @@ def medians(ways: Mapping[Way, Callable[[], object]], device: torch.device, roun
 def peak(device: torch.device, precision: Precision, rounds: int, side: int = 0) -> float:
     """Floating-point operations a second of the product of two square matrices: the most to expect."""
     side = side or (2048 if device.type == "cpu" else 8192)
-    a, b = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=number(precision)) for _ in range(2))
+    multiply_in(precision)
     return 2 * side**3 / medians({"": lambda: a @ b}, device, rounds)[""]
 
 
-def check_compiler(device: torch.device) -> None:
-    """Raise AlexNetError where `torch.compile` would find no C++ compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and not any(map(shutil.which, (compiler, "clang++"))):
-        raise AlexNetError("there is no C++ compiler to compile with", "install g++, or leave --compile out")
+def number(precision: Precision) -> torch.dtype:
+    """In which activations are kept."""
+    return HALVES.get(precision, torch.float32)
+
+
+def precisions_of(device: torch.device) -> list[Precision]:
+    """Those worth measuring there: a CPU has no quicker fp32, and is slow in fp16."""
+    more: dict[str, list[Precision]] = {"cpu": ["bf16"], "cuda": ["tf32", "bf16", "fp16"]}
+    return ["fp32", *more.get(device.type, ["bf16", "fp16"])]

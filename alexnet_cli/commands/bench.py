@@ -23,8 +23,8 @@ Batch = Annotated[int, typer.Option(min=1, help="Pictures at once.")]
 Width = Annotated[float, typer.Option(min=0.01, max=1, help="Of each layer, beside the paper's.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Of which the median counts, after one to warm up.")]
 Only = Annotated[
-    Literal["fp32", "bf16"] | None,
-    typer.Option("--precision", help="This one alone, not both.", show_default=False),
+    Literal["fp32", "tf32", "bf16", "fp16"] | None,
+    typer.Option("--precision", help="This one alone, not all that suit the device.", show_default=False),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compiled as well: needs a C++ compiler, and minutes.")]
 
@@ -227,15 +227,17 @@ def _on_paper(rate: float, bandwidth: float, latency: float, batch: int | None, 
 def _subject(
     device: str | None, batch: int, width: float, rounds: int, precision: "Precision | None", compiled: bool
 ) -> tuple[Any, int, float, int, "list[Precision]", bool]:
-    from alexnet_cli.bench.timing import check_compiler
+    from alexnet_cli.bench.timing import precisions_of
     from alexnet_cli.engine import launch
+    from alexnet_cli.engine.arithmetic import check_compiler, check_precision
 
     place = launch.device(device)
+    if precision:
+        check_precision(precision, place.type)
     if compiled:
-        check_compiler(place)
+        check_compiler(place.type)
     console.note(f"on {place.type}")
-    precisions: list[Precision] = [precision] if precision else ["fp32", "bf16"]
-    return place, batch, width, rounds, precisions, compiled
+    return place, batch, width, rounds, [precision] if precision else precisions_of(place), compiled
 
 
 def _best(row: Any) -> str:

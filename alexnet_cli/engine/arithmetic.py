@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +23,36 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def set_up(machine: Machine, precision: Precision) -> None:
-    """Of this process: threads, the products of CUDA, and whether each step is the same each time.
-
-    Without `tf32` CUDA multiplies in whole fp32: torch's own choice is to take tf32 for convolutions.
-    """
+    """Of this process: threads, the products of CUDA, and whether each step is the same each time."""
     torch.set_num_threads(machine.threads)
-    product = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = product
-    torch.backends.cudnn.conv.fp32_precision = product  # type: ignore[attr-defined]
+    multiply_in(precision)
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA multiplies for the first time
     torch.use_deterministic_algorithms(machine.deterministic)
     torch.backends.cudnn.benchmark = False  # which would choose its algorithms by time
 
 
+def multiply_in(precision: Precision) -> None:
+    """Without `tf32` CUDA multiplies in whole fp32: torch's own choice is to take tf32 for convolutions."""
+    product = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = product
+    torch.backends.cudnn.conv.fp32_precision = product  # type: ignore[attr-defined]
+
+
 def compiled(net: nn.Module, machine: Machine) -> Callable[..., Tensor]:
     """The forward pass in training, compiled if that is asked for; validation does without."""
     return torch.compile(net, dynamic=False) if machine.compiled else net
+
+
+def check_precision(precision: str, device_kind: str) -> None:
+    """Raise AlexNetError where there is none of that name, or the device does not have it."""
+    if precision not in get_args(Precision):
+        raise AlexNetError(
+            f"there is no precision '{precision}'", f"it is one of {', '.join(get_args(Precision))}"
+        )
+    if precision == "tf32" and device_kind != "cuda":
+        here = "the CPU" if device_kind == "cpu" else f"a device of kind {device_kind}"
+        raise AlexNetError(f"--precision tf32: only CUDA GPUs have it, and this is {here}", "take fp32 or bf16")
 
 
 def check_compiler(device_kind: str) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -20,7 +20,7 @@ from alexnet_cli.dataset.manifest import Dataset
 from alexnet_cli.dataset.space import size
 from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine import guards, parallel, placed, starting, tensorboard
-from alexnet_cli.engine.arithmetic import check_compiler, check_parts, set_up
+from alexnet_cli.engine.arithmetic import check_compiler, check_parts, check_precision, set_up
 from alexnet_cli.engine.events import Event, Note
 from alexnet_cli.engine.launch import Placement, threads_per_rank
 from alexnet_cli.engine.loop import train
@@ -34,7 +34,7 @@ from alexnet_cli.loading.plan import WINDOW
 from alexnet_cli.machine import keep_freed_memory
 from alexnet_cli.network.layout import usual_layout
 from alexnet_cli.recipes import Recipe
-from alexnet_cli.runs import Config, Machine, Parallel, Precision, Run
+from alexnet_cli.runs import Config, Machine, Parallel, Run
 
 
 def described(recipe: Recipe) -> str:
@@ -88,14 +88,7 @@ def config(
     place: Placement,
     source: Source | None = None,
 ) -> Config:
-    if precision not in get_args(Precision):
-        raise AlexNetError(
-            f"there is no precision '{precision}'", f"it is one of {', '.join(get_args(Precision))}"
-        )
-    if precision == "tf32" and place.device != "cuda":
-        raise AlexNetError(
-            f"--precision tf32: only CUDA GPUs have it, and this is {place.said}", "take fp32 or bf16"
-        )
+    check_precision(precision, place.device)
     if not math.isfinite(eval_every):
         raise AlexNetError(f"--eval-every {eval_every}: not a number of epochs", "give a number above 0")
     if "train" not in dataset.splits:

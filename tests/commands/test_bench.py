@@ -14,7 +14,7 @@ import torch
 from alexnet_cli import paper
 from alexnet_cli.bench import loader as reading
 from alexnet_cli.bench import prepare as measure
-from alexnet_cli.bench.step import NONE, OURS, PLAIN, STOCK, TWO, operations, variant
+from alexnet_cli.bench.step import NONE, OURS, PLAIN, SINGLY, STOCK, TWO, operations, variant
 from alexnet_cli.dataset import shards
 from alexnet_cli.dataset.manifest import open_dataset
 from alexnet_cli.loading.loader import Reader
@@ -119,12 +119,14 @@ def test_normalization_is_measured_beside_torchs_and_its_bytes(alexnet: Callable
     outcome = alexnet(*small, "--precision", "fp32").succeeded()
     assert "faster" in outcome.out and "bf16" not in outcome.out
     assert "fastest here: alexnet, fp32" in outcome.err
+    assert "fastest here: alexnet, fp16" in alexnet(*small, "--precision", "fp16").succeeded().err
+    alexnet(*small, "--precision", "tf32").failed("only CUDA GPUs have it", "take fp32 or bf16")
 
 
 def test_a_step_is_measured_beside_the_plain_way_and_the_roof(alexnet: Callable[..., Any]) -> None:
     small = ("bench", "step", "--device", "cpu", "--batch", 1, "--width", 0.02, "--rounds", 1)
     rows = json.loads(alexnet(*small, "--precision", "fp32", "--json").succeeded().out)
-    assert [row["way"] for row in rows] == [PLAIN, STOCK, *["no LRN", "alexnet"] * 3, "alexnet, apart"]
+    assert [row["way"] for row in rows] == [PLAIN, STOCK, *["no LRN", "alexnet"] * 3, SINGLY, TWO]
     assert {row["layout"] for row in rows} == set(LAYOUTS)
     assert rows[0]["faster"] == 1
     assert all(row["over_none"] == 1 for row in rows if row["way"] == "no LRN")
@@ -140,7 +142,7 @@ def test_the_operations_of_a_step_are_those_of_the_paper() -> None:
     assert operations(chosen("paper", []).network) == 2 * (3 * 724_406_816 - 105_415_200)
 
 
-@pytest.mark.parametrize("way", [OURS, STOCK, NONE, TWO])
+@pytest.mark.parametrize("way", [OURS, SINGLY, STOCK, NONE, TWO])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_all_ways_compute_the_same_but_for_normalization(way: str, layout: Layout) -> None:
     net = chosen("paper", ["network.width=0.05"]).network
@@ -155,4 +157,4 @@ def test_where_there_is_no_compiler_it_is_said(
     alexnet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    alexnet("bench", "lrn", "--device", "cpu", "--compile").failed("no C++ compiler", "--compile")
+    alexnet("bench", "lrn", "--device", "cpu", "--compile").failed("there is no C++ compiler", "install one")
