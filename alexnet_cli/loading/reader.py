@@ -4,7 +4,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -25,6 +25,10 @@ from alexnet_cli.loading.plan import Part, Plan
 
 OPEN_SHARDS = 64
 """Kept open at once, the last used: an epoch goes through a window of fewer at a time."""
+
+ADVISED = hasattr(os, "posix_fadvise")  # not on macOS
+AT_ONCE = 1 << 17
+"""Bytes that the system is asked for in one call: of more, Linux reads no more than its own read-ahead."""
 
 SHAPE = (paper.IMAGE_SIZE, paper.IMAGE_SIZE, 3)
 AGAIN = "put the shard back as it was, or prepare the dataset again"
@@ -49,8 +53,8 @@ class Reader:
     def __init__(self, split: Split, device: torch.device | None = None) -> None:
         self.split = split
         pinned = device is not None and device.type == "cuda"
-        self._far = split.far.lend() if split.far is not None else None
-        self._shards, self._memory = self._far or _Shards(split.shards), Memory(np.uint8, pinned)
+        self._shards = split.far.lend() if split.far is not None else _Shards(split.shards)
+        self._memory = Memory(np.uint8, pinned)
         kept = split.kept if isinstance(split, KeptSplit) else None
         self._kept = kept if isinstance(kept, Kept) else None
         self._on_device = kept if isinstance(kept, KeptOnDevice) else None
@@ -68,13 +72,16 @@ class Reader:
         self.close()
 
     def expect(self, plan: Plan, epoch: int, step: int, epochs: int) -> None:
-        """Say before a batch of `plan` where the reading is, so that shards from afar come in time."""
+        """Say before a batch of `plan` where the reading is, so that shards come in time, each in one stretch."""
         kept = self._kept or self._on_device
-        if self._far is None or (kept is not None and kept.there.all()):
+        if kept is not None and kept.there.all():
             return
         shards = self.split.index["shard"]
         to_have, going = (tuple(shards[near].tolist()) for near in plan.near(epoch, step, epochs))
-        self._far.want((epoch, step), to_have, going)
+        if isinstance(self._shards, _Shards):
+            self._shards.advise(to_have)
+        else:
+            self._shards.want((epoch, step), to_have, going)
 
     def picture(self, sample: int) -> Tensor:
         """(3, 256, 256) uint8."""
@@ -133,6 +140,7 @@ class _Shards:
         self._paths = paths
         self._states = [_state_at(path) for path in paths]
         self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._advised: set[int] = set()
         self._most, self._lock = OPEN_SHARDS, Lock()
 
     @contextmanager
@@ -150,6 +158,22 @@ class _Shards:
                 file.users -= 1
                 if len(self._open) > self._most:
                     self._close_beyond(self._most)
+
+    def advise(self, shards: tuple[int, ...]) -> None:
+        """Have the system read the first of these that it was not asked for yet, from front to back.
+
+        One for each batch: a window has many more batches than shards, so those of the next are asked for one by
+        one while this one is read. What goes wrong is left to the reading.
+        """
+        with self._lock:
+            self._advised &= set(shards)  # in the next epoch they are asked for again
+            new = next((shard for shard in shards if shard not in self._advised), None)
+            if new is None or not ADVISED:
+                return
+            self._advised.add(new)
+        with suppress(OSError), self.opened(new) as descriptor:
+            for offset in range(0, self._states[new][0], AT_ONCE):
+                os.posix_fadvise(descriptor, offset, AT_ONCE, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         with self._lock:

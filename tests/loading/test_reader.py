@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from alexnet_cli import recipes
-from alexnet_cli.dataset.manifest import Dataset, open_dataset
+from alexnet_cli.dataset.manifest import INDEX_DTYPE, Dataset, Split, open_dataset
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading import kept
+from alexnet_cli.loading import plan as planning
+from alexnet_cli.loading import reader as reader_module
 from alexnet_cli.loading.augmentation import Colours
 from alexnet_cli.loading.loader import TrainingBatch, TrainingBatches, ahead, evaluation_batches
 from alexnet_cli.loading.plan import Plan
@@ -57,6 +60,67 @@ def test_the_last_used_stay_open(files: tuple[Path, ...]) -> None:
     assert list(shards._open) == [0, 2]
     shards.close()
     assert not any(map(is_open, descriptors.values()))
+
+
+@pytest.fixture
+def advice(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """What the system is asked to read: the file's number in it, offset and length."""
+    asked: list[tuple[int, int, int]] = []
+
+    def note(descriptor: int, offset: int, length: int, kind: int) -> None:
+        assert kind == os.POSIX_FADV_WILLNEED
+        asked.append((os.fstat(descriptor).st_ino, offset, length))
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    return asked
+
+
+@pytest.mark.skipif(not reader_module.ADVISED, reason="this system takes no advice")
+def test_the_system_is_asked_for_one_shard_at_a_time_whole_and_once(
+    files: tuple[Path, ...], advice: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "AT_ONCE", 100)
+    files[1].write_bytes(bytes(250))
+    numbers = {path.stat().st_ino: number for number, path in enumerate(files)}
+    shards = _Shards(files)
+    for _ in range(3):
+        shards.advise((1, 0))
+    assert [(numbers[file], offset, length) for file, offset, length in advice] == [
+        (1, 0, 100), (1, 100, 100), (1, 200, 100), (0, 0, 100),
+    ]  # fmt: skip
+    advice.clear()
+    files[2].unlink()  # the reading will say so
+    for wanted in ((0, 2), (0, 2), (3,), (0, 3)):
+        shards.advise(wanted)
+    assert [numbers[file] for file, _, _ in advice] == [3, 0]  # 0 again, as in another epoch
+    shards.close()
+
+
+@pytest.mark.skipif(not reader_module.ADVISED, reason="this system takes no advice")
+@pytest.mark.usefixtures("files")
+def test_shards_are_asked_for_in_the_order_of_the_plan(
+    tmp_path: Path, advice: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "WINDOW", 4)
+    planning._windows.cache_clear()
+    paths = tuple(tmp_path / f"many-{number}.tar" for number in range(12))
+    for path in paths:
+        path.write_bytes(b"1")
+    numbers = {path.stat().st_ino: number for number, path in enumerate(paths)}
+    index = np.zeros(12 * 30, dtype=INDEX_DTYPE)
+    index["shard"] = np.repeat(np.arange(12), 30)
+    plan = Plan(len(index), 10, 3, shards=(30,) * 12)
+    with Reader(Split("train", paths, index, "jpeg")) as reader:
+        for epoch in range(2):
+            for step in range(plan.steps):
+                reader.expect(plan, epoch, step, 2)
+    windows = [window.tolist() for epoch in range(2) for window in plan._windows(epoch)[0]]
+    # What was read in the two windows before is there still; that happens where an epoch ends.
+    before = zip([[], [], *windows], [[], *windows], windows, strict=False)
+    fresh = [n for first, second, window in before for n in window if n not in first + second]
+    assert [numbers[file] for file, _, _ in advice] == fresh
+    assert sorted(fresh[:12]) == [*range(12)] and len(fresh) > 12
+    planning._windows.cache_clear()
 
 
 def test_none_is_closed_while_it_is_in_use(files: tuple[Path, ...]) -> None:
