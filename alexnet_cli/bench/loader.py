@@ -5,7 +5,6 @@ read before: a disk that is slower than that is not measured.
 """
 
 import itertools
-import math
 import os
 import time
 from collections import deque
@@ -15,7 +14,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -205,27 +203,29 @@ def with_dali(shards: list[str], threads: int, batches: int) -> Callable[[], Non
 class Bound:
     """Pictures a second that each part of a training can do here, alone."""
 
-    disk: float
-    """Shards read from front to back by one thread, forgotten by the system before."""
-    loading: float
+    disk: float | None
+    """Shards read from front to back by one thread, forgotten by the system before; None where unknown."""
+    decode: float
+    """And cut: what is trained on."""
     device: float
 
     @property
     def by(self) -> str:
-        return min(("disk", self.disk), ("decode", self.loading), ("device", self.device), key=itemgetter(1))[0]
+        rates = {"disk": self.disk, "decode": self.decode, "device": self.device}
+        return min((rate, name) for name, rate in rates.items() if rate is not None)[1]
 
 
 def bound(place: Path | str, count: int, found: list[Row], device: torch.device) -> Bound:
     """What would hold up a training of the paper's net, after `rows` was measured on the same."""
     split = open_squares(place).splits["train"].first(count)
-    loading = max(row.rate for row in found if row.way == TRAINING)
-    return Bound(_disk(split), loading, step.rate(device, 16 if device.type == "cpu" else BATCH))
+    decode = max(row.rate for row in found if row.way == TRAINING)
+    return Bound(_disk(split), decode, step.rate(device, 16 if device.type == "cpu" else BATCH))
 
 
-def _disk(split: Split) -> float:
-    """Infinite where that cannot be told: of shards from afar, and where files cannot be forgotten."""
+def _disk(split: Split) -> float | None:
+    """None where that cannot be told: of shards from afar, and where files cannot be forgotten."""
     if split.far is not None or not hasattr(os, "posix_fadvise"):
-        return math.inf
+        return None
     shards = [split.shards[number] for number in np.unique(split.index["shard"])]
     for shard in shards:
         with shard.open("rb") as file:

@@ -83,17 +83,19 @@ def loader(
 
     place = launch.device(device)
     found = rows(data, count, rounds)
+    limits = bound(data, count, found, place)
     if as_json:
-        console.result_json([asdict(row) for row in found])
+        verdict = {"by": limits.by, **asdict(limits)}
+        console.result_json({"rows": [asdict(row) for row in found], "bound": verdict})
         return
     cells = [(row.way, row.threads, f"{row.rate:.0f}", f"{row.of_bare:.2f}") for row in found]
     console.table("Batches out of shards", ("way", "threads", "pictures/s", "of bare"), cells, right=(1, 2, 3))
     waits = [f"{row.waiting:.1%} of its time ({row.threads})" for row in found if row.waiting is not None]
     console.note(f"what takes {CONSUMED:.0%} of the bare decode's rate waits, by threads: {', '.join(waits)}")
-    limits = bound(data, count, found, place)
+    disk = "not known" if limits.disk is None else f"{limits.disk:.0f}"
     console.note(
-        f"a training of the paper's net is bound by the {limits.by} here, in pictures/s: disk {limits.disk:.0f}, "
-        f"decode and cut {limits.loading:.0f}, {place.type} {limits.device:.0f}"
+        f"a training of the paper's net is bound by the {limits.by} here, in pictures/s: disk {disk}, "
+        f"decode and cut {limits.decode:.0f}, {place.type} {limits.device:.0f}"
     )
 
 

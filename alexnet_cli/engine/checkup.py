@@ -45,13 +45,14 @@ def judged(what: str, bad: bool, said: str, fix: str, kind: Literal["odd", "bad"
 
 
 def examined(
-    recipe: Recipe, classes: int, precision: Precision, place: Placement, runs: Path
+    recipe: Recipe, classes: int, precision: Precision, place: Placement, runs: Path, needed: int
 ) -> Iterator[Finding]:
+    """`needed`: bytes of the run's checkpoints, which come into `runs`."""
     yield _libraries()
     yield _device(place)
     yield from _processor()
     yield _memory(recipe, classes, precision, place)
-    yield disk(runs, forecast.checkpoint_bytes(recipe, classes))
+    yield disk(runs, needed)
     yield _open_files()
     yield _compiler()
     yield _decoder_speed()

@@ -19,7 +19,7 @@ from alexnet_cli.dataset.manifest import Dataset
 from alexnet_cli.engine import optimizer
 from alexnet_cli.engine.arithmetic import autocast
 from alexnet_cli.engine.launch import Placement
-from alexnet_cli.engine.session import subject_of
+from alexnet_cli.engine.session import Every, subject_of
 from alexnet_cli.loading.loader import Reader, TrainingBatches, threads
 from alexnet_cli.loading.plan import Plan, shard_lengths
 from alexnet_cli.machine import cores, keep_freed_memory
@@ -113,10 +113,21 @@ def forecast(recipe: Recipe, size: Size, speed: Speed, on_cpu: bool) -> Forecast
                     epoch_seconds=steps * step + size.validation * both(speed.validating))  # fmt: skip
 
 
-def checkpoint_bytes(recipe: Recipe, classes: int) -> int:
-    """What a run takes on the disk at most: last, previous and the one being written, best and its next."""
-    parameters = sum(layer.parameters for layer in describe.layers(recipe.network, classes))
-    return (3 * 8 + 2 * 4) * parameters
+def kept(recipe: Recipe, size: Size, every: Every | None) -> int:
+    """How many checkpoints stay, besides last, previous and best, if all epochs are trained."""
+    steps = -(-size.training // recipe.optimizer.batch_size)
+    each = every.steps(steps) if every else 0
+    return each and recipe.schedule.epochs * steps // each
+
+
+def checkpoint_bytes(recipe: Recipe, classes: int, kept: int = 0) -> int:
+    """What a run takes on the disk at most: last, previous and the one being written, best and its next, the kept.
+
+    Each has the mean image, and all but the best have the velocity.
+    """
+    weights = 4 * sum(layer.parameters for layer in describe.layers(recipe.network, classes))
+    mean = 4 * 3 * paper.IMAGE_SIZE**2
+    return (3 + kept) * (2 * weights + mean) + 2 * (weights + mean)
 
 
 def step_bytes(recipe: Recipe, classes: int, precision: Precision) -> int:

@@ -63,7 +63,10 @@ def test_loading_is_measured_beside_the_bare_decode(
     tiny: Path, alexnet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "TAKEN", 5)
-    rows = json.loads(alexnet("bench", "loader", tiny, "--count", 30, "--rounds", 1, "--json").succeeded().out)
+    monkeypatch.setattr(reading.step, "rate", lambda *_: 1e9)  # half a minute otherwise
+    found = json.loads(alexnet("bench", "loader", tiny, "--count", 30, "--rounds", 1, "--json").succeeded().out)
+    assert list(found) == ["rows", "bound"]
+    rows, bound = found["rows"], found["bound"]
     ways = {way for way in reading.WAYS if way != reading.DALI or reading.dali_is_installed()}
     assert {(row["way"], row["threads"]) for row in rows} == {(way, n) for way in ways for n in (1, 2)}
     bare = {row["threads"]: row["rate"] for row in rows if row["way"] == reading.BARE}
@@ -73,6 +76,9 @@ def test_loading_is_measured_beside_the_bare_decode(
     waits = {(row["way"], row["threads"]): row["waiting"] for row in rows if row["waiting"] is not None}
     assert waits.keys() == {(reading.OURS, 1), (reading.OURS, 2)}
     assert all(0 <= share < 1 for share in waits.values())
+    assert list(bound) == ["by", "disk", "decode", "device"] and bound["device"] == 1e9
+    assert bound["decode"] == max(row["rate"] for row in rows if row["way"] == reading.TRAINING)
+    assert bound["by"] == ("disk" if bound["disk"] < bound["decode"] else "decode")
     monkeypatch.setattr(reading, "THREADS", (1,))
     monkeypatch.setattr(reading.step, "rate", lambda *_: 0.5)  # a second a step otherwise
     done = alexnet("bench", "loader", tiny, "--count", 3, "--rounds", 1).succeeded()
@@ -98,12 +104,17 @@ def test_loading_is_measured_on_a_dataset_far_away(
     tiny: Path, tmp_path: Path, alexnet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "THREADS", (1,))
+    monkeypatch.setattr(reading.step, "rate", lambda *_: 0.5)
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tiny)) as server:
         thread = Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         place = f"http://127.0.0.1:{server.server_port}"
-        assert "of bare" in alexnet("bench", "loader", place, "--count", 3, "--rounds", 1).succeeded().out
+        bench = ("bench", "loader", place, "--count", 3, "--rounds", 1)
+        done = alexnet(*bench).succeeded()
+        assert "of bare" in done.out and "disk not known" in done.err
+        bound = json.loads(alexnet(*bench, "--json").succeeded().out)["bound"]
+        assert (bound["by"], bound["disk"], bound["device"]) == ("device", None, 0.5)
         server.shutdown()
         thread.join()
 

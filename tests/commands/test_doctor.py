@@ -1,6 +1,7 @@
 """`alexnet doctor`: what it finds, and that it finds what is wrong."""
 
 import json
+import re
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from alexnet_cli import recipes
 from alexnet_cli.engine import checkup, forecast, inspection
 from alexnet_cli.engine.forecast import Size, Speed
+from alexnet_cli.engine.session import Every
 from alexnet_cli.errors import AlexNetError
 
 Command = Callable[..., Any]
@@ -44,6 +46,10 @@ def test_of_a_machine_a_dataset_and_a_run(trained: Path, alexnet: Command) -> No
     assert any("is the one that it began with" in f["said"] for f in json.loads(outcome.out)["findings"])
     text = alexnet("doctor", trained, "--device", "cpu", "--epochs", 7).succeeded().out
     assert "✓ run: paused" in text and "at most 7 epochs" in text and "an estimate" in text
+    assert re.search(r"\d and up to \d+\.\d MB of checkpoints\n", text)
+    outcome = alexnet("doctor", trained, "--device", "cpu", "--epochs", 7, "--keep-every", "3epochs")
+    assert " MB of checkpoints, 2 of which stay\n" in outcome.succeeded().out
+    alexnet("doctor", "--keep-every", "3h").failed("--keep-every 3h: a time", "10epochs")
 
 
 def test_a_damaged_run_and_dataset_fail(trained: Path, tiny: Path, alexnet: Command) -> None:
@@ -96,9 +102,8 @@ def test_what_is_short_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         checkup.metadata, "requires", lambda _: ["torch>=99", "nothing-such>=1", "onnx>=99; extra"]
     )
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    found = {
-        f.what: f for f in checkup.examined(recipes.paper(), 1000, "fp32", placement("cpu", None, None), tmp_path)
-    }
+    needed, place = forecast.checkpoint_bytes(recipes.paper(), 1000), placement("cpu", None, None)
+    found = {f.what: f for f in checkup.examined(recipes.paper(), 1000, "fp32", place, tmp_path, needed)}
     assert {name for name, f in found.items() if f.verdict == "bad"} == {"memory", "disk", "libraries"}
     assert {"compiler", "open files", "OpenMP"} <= {name for name, f in found.items() if f.verdict == "odd"}
     assert all(f.fix for f in found.values() if f.verdict != "good")
@@ -143,13 +148,24 @@ def test_a_forecast_adds_up_what_was_measured(monkeypatch: pytest.MonkeyPatch) -
     assert beside.step_seconds == pytest.approx(100 * 0.02 + 0.5) and beside.share == 1
 
 
-def test_what_a_run_takes_is_what_it_took(trained: Path) -> None:
-    """The bound on the disk beside the files of a run that has all of them."""
+def test_what_a_run_takes_is_what_it_took(trained: Path, alexnet: Command) -> None:
+    """The bound on the disk beside the files of a run that has all of them, with those that it keeps."""
     from alexnet_cli import runs
 
+    keeping = ("--keep-every", "2epochs")
+    alexnet("train", "--resume", trained, "--max-steps", 20, *keeping).succeeded()
+    files = {path.name: path.stat().st_size for path in trained.glob("*.safetensors")}
+    assert {name for name in files if "step" in name} == {f"step-{5 * n:08}.safetensors" for n in (2, 4)}
+    outcome = alexnet("doctor", trained, "--device", "cpu", "--epochs", 4, *keeping, "--json").succeeded()
+    estimate = json.loads(outcome.out)["estimate"]
+    # At the worst last and best are there twice, while they are written; the rest are JSON headers.
+    most = sum(files.values()) + files["last.safetensors"] + files["best.safetensors"]
+    assert len(files) == 5 and estimate["kept"] == 2
+    assert estimate["disk"] < most < estimate["disk"] + 7 * 20_000
+
     recipe = runs.open_run(trained).config.recipe
-    written = sum((trained / f"{name}.safetensors").stat().st_size for name in ("last", "best"))
-    mean = 4 * 3 * 256 * 256
-    assert written - 2 * mean < forecast.checkpoint_bytes(recipe, 2) < 3 * written
+    size = Size(2, 40, 18, "")
+    assert forecast.kept(recipe, size, None) == 0
+    assert forecast.kept(recipe, size, Every(7, "steps")) == recipe.schedule.epochs * 5 // 7
     with pytest.raises(AlexNetError):
         inspection.patient(None, "none", [])

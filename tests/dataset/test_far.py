@@ -387,14 +387,16 @@ def test_what_a_bucket_refuses_is_not_tried_again(
         from_bucket()
 
 
-def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheme, library", [("s3", "s3fs"), ("gs", "gcsfs")])
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, scheme: str, library: str) -> None:
     def missing(*_: Any, **__: Any) -> None:
-        raise ImportError("Install s3fs to access S3")
+        raise ImportError(f"Please install {library} to access it")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    with pytest.raises(AlexNetError, match="needs the package s3fs") as caught:
-        open_squares("s3://bucket/dataset")
-    assert caught.value.hint == "pip install s3fs"
+    with pytest.raises(AlexNetError, match=f"needs the package {library}") as caught:
+        open_squares(f"{scheme}://bucket/dataset")
+    assert caught.value.hint == f"pip install 'alexnet-cli[{scheme}]'"
+    assert f'\n{scheme} = ["{library}>=' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_a_dataset_in_a_bucket_is_the_dataset(bucket: Any, tiny: Path) -> None:

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +61,40 @@ def test_what_a_killed_process_left_is_cut_off(train: Run, whole: Path) -> None:
 
 
 def cut_short(moment: str, chance: random.Random, lines: int, run: Path, command: Any) -> bool:
-    """Kill the process at such a moment, and tell whether it was still at work."""
-    log = run / "metrics.jsonl"
-    if moment == "beginning":
-        time.sleep(chance.uniform(0, 3))
-    elif moment == "saving":
-        wait_for(lines, log, command)
-        while command.process.poll() is None and not list(run.glob(".*.tmp")):
-            pass
-        time.sleep(chance.uniform(0, 0.005))
-    elif moment == "validating":
-        wait_for(lines - lines % 6 + 7, log, command)  # a step more than the one that it follows
-        time.sleep(chance.uniform(0, 0.05))
+    """Kill the process at such a moment, once the log has so many lines; whether the run was not over by then."""
+    log, number = run / "metrics.jsonl", command.process.pid
+    if moment == "beginning":  # which is over with its first save
+        end, then = time.monotonic() + chance.uniform(0, 3), saved(run)
+        while time.monotonic() < end and saved(run) == then:
+            time.sleep(0.002)
+        living = command.process.poll() is None
     else:
         wait_for(lines, log, command)
-        time.sleep(chance.uniform(0, 0.05))
-    interrupted = command.process.poll() is None
+        while command.process.poll() is None and not at_work(number, log):  # the lines may be another's
+            time.sleep(0.002)
+        if moment == "saving":
+            while command.process.poll() is None and not list(run.glob(f".*.{number}.tmp")):
+                pass
+        time.sleep(chance.uniform(0, 0.005 if moment == "saving" else 0.05))
+        living = at_work(number, log)
     command.process.kill()
     command.outcome()
-    return interrupted
+    return living
+
+
+def saved(run: Path) -> int:
+    """When the last checkpoint was, which is gone for an instant within a save."""
+    try:
+        return (run / "last.safetensors").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def at_work(process: int, log: Path) -> bool:
+    """Whether the process has the log open, as from its first step to its last validation."""
+    with suppress(OSError):  # it ends
+        return any(file.resolve() == log.resolve() for file in Path(f"/proc/{process}/fd").iterdir())
+    return False
 
 
 def kill_and_continue(
@@ -89,8 +105,10 @@ def kill_and_continue(
     The run saves at each step, so that it comes further each time. `cores`: the loader has a thread for each.
     """
     chance = random.Random(seed)
+    # How many lines the log has when each validation begins.
+    before = [n for n, line in enumerate(metrics(whole)) if line["kind"] == "validation"]
     run, options = Path("runs/small-1"), ("--save-every", "1steps", "--keep-every", "1epochs")
-    usual, interrupted = os.sched_getaffinity(0), 0
+    usual, hits = os.sched_getaffinity(0), 0
     for lines in sorted(chance.sample(range(1, STEPS), kills)):
         if cores and (run / "config.json").exists():  # the arithmetic's threads are fixed by then
             os.sched_setaffinity(0, chance.sample(sorted(usual), chance.randint(1, len(usual))))
@@ -99,14 +117,17 @@ def kill_and_continue(
         finally:
             os.sched_setaffinity(0, usual)
         moment = chance.choice(["beginning", "step", "step", "saving", "saving", "validating"])
-        interrupted += cut_short(moment, chance, lines, run, command)
-    assert interrupted
+        reached = next(n for n in before if n >= lines) if moment == "validating" else lines
+        hits += cut_short(moment, chance, reached, run, command)
+    said = f"{hits} of {kills} kills hit a run that was not over"
+    assert hits >= kills - 1, said
     train(*options, "--max-steps", STEPS).succeeded()
     assert_same(run, whole)
     assert [path.name for path in Path("runs").iterdir()] == ["small-1"]
     assert not list(run.glob(".*.tmp"))
     for steps in (6, 12, 18):
         assert checkpoints.load(runs.open_run(run).kept(steps)).position.steps == steps
+    print(said)  # last: what is printed before a command of this process counts as the command's
 
 
 def test_three_kills_lose_nothing(train: Run, spawn: Run, net: tuple[str, ...], whole: Path) -> None:

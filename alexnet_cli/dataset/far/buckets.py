@@ -53,8 +53,9 @@ def _files(address: Address) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(address.url, use_listings_cache=False, **_time_outs(address.scheme))  # type: ignore[no-any-return]
     except ImportError as error:
-        library = LIBRARIES[address.scheme]
-        raise Refusal(f"{address.scheme}:// needs the package {library}", f"pip install {library}") from error
+        scheme = address.scheme  # which is the name of the extra too
+        hint = f"pip install 'alexnet-cli[{scheme}]'"
+        raise Refusal(f"{scheme}:// needs the package {LIBRARIES[scheme]}", hint) from error
 
 
 def _time_outs(scheme: str) -> dict[str, Any]:
