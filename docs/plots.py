@@ -69,7 +69,7 @@ def long(runs: Path, out: Path) -> None:
     watched = [tuple(map(float, line.split())) for line in (runs / "memory.txt").open()]
     middle.plot([row[0] / 60 for row in watched], [row[1] for row in watched], color=BLUE, lw=1.2)
     middle.set(title="memory", xlabel="minutes", ylabel="MB (PSS)", ylim=(0, None))
-    every = [*watched[::10], watched[-1]]  # five minutes
+    every = [*watched[:-1:10], watched[-1]]  # five minutes
     done = [next((row["step"] for row in reversed(steps) if row["seconds"] <= row_[0]), 0) for row_ in every]
     for words, column, colour in (("a second", 0, VERMILION), ("a processor second", 2, BLUE)):
         rates = [128 * (b - a) / (then[column] - now[column])
