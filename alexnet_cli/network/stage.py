@@ -86,7 +86,7 @@ class _Buffers:
 
     def backward(self, x: Tensor, gradient: Tensor, pooled: Tensor, places: Tensor, out: Tensor) -> None:
         torch.clamp_min(in_full_precision(x), 0, out=self.rectified)
-        # Where nothing went through ReLU the window's maximum is 0 (in float16, or rounded to it).
+        # Where nothing went through ReLU the window's maximum is 0; in float16 a tiny one is rounded to 0 too.
         gradient = torch.ops.aten.threshold_backward(gradient, pooled, 0).to(self.rectified.dtype)
         _unpooled_into(gradient, self.rectified, *self.windows, places, grad_input=self.normalized)
         self.workspace.backward(self.rectified, self.normalized, out)
