@@ -15,8 +15,8 @@ from alexnet_cli.loading import draws
 WINDOW = 16
 """Shards that are mixed, at most: 32,768 pictures, or 0.7 GB of JPEG, if they are full."""
 
-BATCHES_AHEAD = 6
-"""Batches that are built or lie ready while one is used: of four, a thread that is held up has soon spent all."""
+BATCHES_AHEAD = 8
+"""Batches that are built or lie ready while one is used: of fewer, a thread that is held up has soon spent all."""
 
 AT_ONCE = 1 << 20  # index rows
 

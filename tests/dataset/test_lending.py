@@ -31,7 +31,7 @@ from alexnet_cli.engine.launch import Placement
 from alexnet_cli.engine.session import Limits
 from alexnet_cli.engine.training import Job, config
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.loading import kept, plan
+from alexnet_cli.loading import kept, loader, plan
 from alexnet_cli.loading.augmentation import Colours
 from alexnet_cli.loading.loader import TrainingBatches, ahead, evaluation_batches
 from alexnet_cli.loading.plan import Plan, shard_lengths
@@ -66,6 +66,8 @@ def server(served: Server, many: Path) -> Server:
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of four shards, eight pictures: five in an epoch."""
     monkeypatch.setattr(plan, "WINDOW", 4)
+    for module in (plan, loader):
+        monkeypatch.setattr(module, "BATCHES_AHEAD", 6)  # less than a window
     plan._windows.cache_clear()
     plan._window.cache_clear()
 
