@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
+ADVISED = hasattr(os, "posix_fadvise")
+"""Whether the system takes advice on what to read, and what to forget: macOS does not."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from alexnet_cli.loading.augmentation import Colours, each_view, rows_of, traini
 from alexnet_cli.loading.loader import Reader, TrainingBatches, ahead, evaluation_batches
 from alexnet_cli.loading.memory import Memory
 from alexnet_cli.loading.plan import BATCHES_AHEAD, Plan
-from alexnet_cli.machine import keep_freed_memory
+from alexnet_cli.machine import ADVISED, keep_freed_memory
 
 BARE, OURS, CROPPED = "bare decode", "alexnet, uint8", "alexnet, uint8, cropped and reflected"
 TRAINING = "alexnet, to train on"
@@ -224,7 +224,7 @@ def bound(place: Path | str, count: int, found: list[Row], device: torch.device)
 
 def _disk(split: Split) -> float | None:
     """None where that cannot be told: of shards from afar, and where files cannot be forgotten."""
-    if split.far is not None or not hasattr(os, "posix_fadvise"):
+    if split.far is not None or not ADVISED:
         return None
     shards = [split.shards[number] for number in np.unique(split.index["shard"])]
     for shard in shards:

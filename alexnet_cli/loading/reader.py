@@ -22,11 +22,11 @@ from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.kept import Kept, KeptOnDevice, KeptSplit
 from alexnet_cli.loading.memory import Memory
 from alexnet_cli.loading.plan import Part, Plan
+from alexnet_cli.machine import ADVISED
 
 OPEN_SHARDS = 64
 """Kept open at once, the last used: an epoch goes through a window of fewer at a time."""
 
-ADVISED = hasattr(os, "posix_fadvise")  # not on macOS
 AT_ONCE = 1 << 17
 """Bytes that the system is asked for in one call: of more, Linux reads no more than its own read-ahead."""
 

@@ -143,6 +143,10 @@ def in_full_precision(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+Addition = tuple[Tensor, Tensor, Tensor]
+"""Of two tensors, into a third."""
+
+
 class Workspace:
     """Buffers to normalise pictures of one shape in, and the arithmetic over them, in single precision at least.
 
@@ -186,28 +190,29 @@ class Workspace:
         self._raise_to_power(maps)
         direct = self.powers.mul_(gradients)
         torch.mul(direct, maps, out=self.products).div_(self.denominators)
-        for total, shifted, result in self.to_around:  # over the denominators, in one of its steps
-            torch.add(total, shifted, out=result)
+        _add(self.to_around)  # over the denominators, in one of its steps
         torch.addcmul(direct, self.around, maps, value=-2 * self.norm.alpha * self.norm.beta, out=results)
 
     def _raise_to_power(self, maps: Tensor) -> None:
         """The denominator s, and the factor s^-β."""
         torch.addcmul(self.share, maps, maps, value=self.norm.alpha, out=self.squares)
-        for total, shifted, result in self.to_denominator:
-            torch.add(total, shifted, out=result)
+        _add(self.to_denominator)
         if self.norm.beta == 0.75:  # the paper's
             torch.rsqrt(self.denominator, out=self.power).rsqrt_().div_(self.denominator)
         else:
             torch.pow(self.denominator, -self.norm.beta, out=self.power)
 
 
-def _additions(
-    line: Tensor, to: Tensor, other: Tensor, size: int, step: int
-) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
+def _add(additions: list[Addition]) -> None:
+    for total, shifted, result in additions:
+        torch.add(total, shifted, out=result)
+
+
+def _additions(line: Tensor, to: Tensor, other: Tensor, size: int, step: int) -> tuple[list[Addition], Tensor]:
     """How to sum, at each place of a line, the `size` maps from there on: a map's window starts a gap before it.
 
-    Of two tensors each, into a third; and where the sum is then: in `to`, in `other` or the line itself. It
-    doubles: five maps are twice (twice one) and one.
+    And where the sum is then: in `to`, in `other` or the line itself. It doubles: five maps are twice (twice one)
+    and one.
     """
     additions, total, width = [], line, 1
     for digit in f"{size:b}"[1:]:

@@ -100,9 +100,6 @@ def test_torchvisions_file(train: Path, drawn: Array, alexnet: Run) -> None:
 @pytest.mark.parametrize("image", [False, True], ids=["mean colour", "mean image"])
 @pytest.mark.usefixtures("place")
 def test_caffes_file(train: Path, drawn: Array, alexnet: Run, image: bool) -> None:
-    cv2 = pytest.importorskip("cv2")
-    if not hasattr(cv2.dnn, "readNetFromCaffe"):
-        pytest.skip("this OpenCV no longer reads Caffe's files")
     narrow = replace(recipes.caffe().network, kernels=(8, 12, 12, 12, 8), hidden=16)
     weights = caffe_files.random_weights(narrow, 1000)
     # Pixels are a hundred times as large as what these weights are for.
@@ -113,7 +110,7 @@ def test_caffes_file(train: Path, drawn: Array, alexnet: Run, image: bool) -> No
     if image:
         mean = np.random.default_rng(5).uniform(60, 160, (3, 256, 256)).astype(np.float32)
         Path("imagenet_mean.binaryproto").write_bytes(caffe_files.old(mean[None]))
-    net = cv2.dnn.readNetFromCaffe("bvlc.prototxt", "bvlc.caffemodel")
+    net = caffe_files.in_opencv(Path("bvlc.prototxt"), Path("bvlc.caffemodel"))
     pixels = (drawn[..., ::-1].transpose(0, 3, 1, 2) - mean)[:, :, 14:241, 14:241]
     answers = []
     for picture in pixels:

@@ -23,7 +23,7 @@ from alexnet_cli.loading.augmentation import Colours
 from alexnet_cli.loading.loader import TrainingBatch, TrainingBatches, ahead, evaluation_batches
 from alexnet_cli.loading.plan import Plan
 from alexnet_cli.loading.reader import Reader, _Shards
-from alexnet_cli.machine import free_memory
+from alexnet_cli.machine import ADVISED, free_memory
 
 CPU = torch.device("cpu")
 PICTURES = 40
@@ -75,7 +75,7 @@ def advice(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     return asked
 
 
-@pytest.mark.skipif(not reader_module.ADVISED, reason="this system takes no advice")
+@pytest.mark.skipif(not ADVISED, reason="this system takes no advice")
 def test_the_system_is_asked_for_one_shard_at_a_time_whole_and_once(
     files: tuple[Path, ...], advice: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +96,7 @@ def test_the_system_is_asked_for_one_shard_at_a_time_whole_and_once(
     shards.close()
 
 
-@pytest.mark.skipif(not reader_module.ADVISED, reason="this system takes no advice")
+@pytest.mark.skipif(not ADVISED, reason="this system takes no advice")
 @pytest.mark.usefixtures("files")
 def test_shards_are_asked_for_in_the_order_of_the_plan(
     tmp_path: Path, advice: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch

@@ -14,10 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from alexnet_cli.machine import ADVISED
+
 SPAN_LIMIT = 1 << 30
 OPEN_FILES = 16  # archives that a thread keeps open
 AHEAD = 512  # pictures; of ImageNet 56 MB, which wait in memory that the system may take back
-ADVISED = hasattr(os, "posix_fadvise")  # not on macOS
 
 Place = tuple[str, int]  # a file, and where in it
 

@@ -2,8 +2,11 @@
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from alexnet_cli import recipes
 from alexnet_cli.network.alexnet import AlexNet
@@ -137,3 +140,11 @@ def deploy(net: recipes.Network, classes: int) -> str:
         text += f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottom}" top: "{top}" {parameters} }}\n'
         bottom = top
     return text + 'layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }\n'
+
+
+def in_opencv(prototxt: Path, model: Path) -> Any:
+    """The net as OpenCV's dnn reads it; the test extra has a version that can."""
+    cv2 = pytest.importorskip("cv2")
+    if not hasattr(cv2.dnn, "readNetFromCaffe"):
+        pytest.skip("this OpenCV no longer reads Caffe's files")
+    return cv2.dnn.readNetFromCaffe(str(prototxt), str(model))

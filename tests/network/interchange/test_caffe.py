@@ -57,12 +57,9 @@ def test_every_encoding_gives_the_same_weights(tmp_path: Path, blob: str, v1: bo
 
 @pytest.mark.parametrize("crops", [1, 10])
 def test_opencv_reads_the_same_file(model: Path, crops: int) -> None:
-    cv2 = pytest.importorskip("cv2")
-    if not hasattr(cv2.dnn, "readNetFromCaffe"):
-        pytest.skip("this OpenCV no longer reads Caffe's files")
     prototxt = model.with_suffix(".prototxt")
     prototxt.write_text(written.deploy(NARROW, CLASSES))
-    net = cv2.dnn.readNetFromCaffe(str(prototxt), str(model))
+    net = written.in_opencv(prototxt, model)
     rng = np.random.default_rng(3)
     pictures = rng.integers(0, 256, (2, 3, 256, 256), dtype=np.uint8)
     mean = np.array([104, 117, 123], dtype=np.float32)[:, None, None]
