@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from alexnet_cli.engine.arithmetic import HALVES, multiply_in
+from alexnet_cli.engine.arithmetic import HALVES, emulated, multiply_in
 from alexnet_cli.runs import Precision
 
 Way = TypeVar("Way", bound=Hashable)
@@ -40,6 +40,7 @@ def number(precision: Precision) -> torch.dtype:
 
 
 def precisions_of(device: torch.device) -> list[Precision]:
-    """Those worth measuring there: a CPU has no quicker fp32, and is slow in fp16."""
-    more: dict[str, list[Precision]] = {"cpu": ["bf16"], "cuda": ["tf32", "bf16", "fp16"]}
+    """Those worth measuring there: a CPU has no quicker fp32, is slow in fp16, and may be in bf16."""
+    on_cpu: list[Precision] = [] if emulated("bf16", "cpu") else ["bf16"]
+    more: dict[str, list[Precision]] = {"cpu": on_cpu, "cuda": ["tf32", "bf16", "fp16"]}
     return ["fp32", *more.get(device.type, ["bf16", "fp16"])]

@@ -231,14 +231,15 @@ def _subject(
 ) -> tuple[Any, int, float, int, "list[Precision]", bool]:
     from alexnet_cli.bench.timing import precisions_of
     from alexnet_cli.engine import launch
-    from alexnet_cli.engine.arithmetic import check_compiler, check_precision
+    from alexnet_cli.engine.arithmetic import check_compiler, check_precision, emulated
 
     place = launch.device(device)
     if precision:
         check_precision(precision, place.type)
     if compiled:
         check_compiler(place.type)
-    console.note(f"on {place.type}")
+    left_out = not precision and emulated("bf16", place.type)
+    console.note(f"on {place.type}" + (", which has no instructions for bf16: in fp32 only" if left_out else ""))
     return place, batch, width, rounds, [precision] if precision else precisions_of(place), compiled
 
 

@@ -55,6 +55,18 @@ def check_precision(precision: str, device_kind: str) -> None:
         raise AlexNetError(f"--precision tf32: only CUDA GPUs have it, and this is {here}", "take fp32 or bf16")
 
 
+def emulated(precision: Precision, device_kind: str) -> bool:
+    """Whether a CPU has no instructions for this half precision, and torch has only plain loops for it.
+
+    oneDNN, which else multiplies on a CPU, then leaves it alone; fp32 is quicker by an order of magnitude
+    (docs/measurements.md).
+    """
+    if device_kind != "cpu" or precision not in HALVES:
+        return False
+    asked = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")
+    return not (torch.backends.mkldnn.is_available() and asked())
+
+
 def check_compiler(device_kind: str) -> None:
     """torch.compile writes C++ for a CPU, and has it compiled by the machine's own compiler."""
     compiler = os.environ.get("CXX", "g++")

@@ -19,6 +19,7 @@ from alexnet_cli.dataset.fingerprint import pattern
 from alexnet_cli.dataset.images import decode, encode
 from alexnet_cli.dataset.space import size, standing
 from alexnet_cli.engine import forecast
+from alexnet_cli.engine.arithmetic import emulated
 from alexnet_cli.engine.launch import Placement
 from alexnet_cli.machine import cores, free_memory
 from alexnet_cli.recipes import Recipe
@@ -51,6 +52,9 @@ def examined(
     yield _libraries()
     yield _device(place)
     yield from _processor()
+    if emulated(precision, place.device):
+        said = f"this processor has no instructions for {precision}: a step takes many times as long as in fp32"
+        yield Finding("odd", "precision", said, "--precision fp32")
     yield _memory(recipe, classes, precision, place)
     yield disk(runs, needed)
     yield _open_files()

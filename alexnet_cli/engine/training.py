@@ -20,7 +20,7 @@ from alexnet_cli.dataset.manifest import Dataset
 from alexnet_cli.dataset.space import size
 from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine import guards, parallel, placed, starting, tensorboard
-from alexnet_cli.engine.arithmetic import check_compiler, check_parts, check_precision, set_up
+from alexnet_cli.engine.arithmetic import check_compiler, check_parts, check_precision, emulated, set_up
 from alexnet_cli.engine.events import Event, Note
 from alexnet_cli.engine.launch import Placement, threads_per_rank
 from alexnet_cli.engine.loop import train
@@ -215,6 +215,9 @@ class Job:
             check_compiler(machine.device)
             yield Note("the step is compiled: the first takes a minute or two")
         if ranks.rank == 0:
+            if emulated(half := run.config.precision, machine.device):
+                slow = f"this processor has no instructions for {half}: a step takes many times as long as in fp32"
+                yield Note(f"{slow}; start another run with --precision fp32", warning=True)
             for text in guards.misfits(self.dataset, run.config.recipe):
                 yield Note(text, warning=True)
             far = dataset.splits["train"].far

@@ -16,6 +16,7 @@ from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine.arithmetic import Scaling
 from alexnet_cli.engine.optimizer import Row
 from alexnet_cli.engine.placed import Placed
+from alexnet_cli.runs import Precision
 
 from .on_ranks import on_ranks
 from .same import STEPS, assert_same, assert_same_tensors, metrics, state
@@ -167,6 +168,37 @@ def test_gradients_that_overflow_at_any_scale_stop_it(train: Run) -> None:
         outcome = train("--precision", "fp16", "--max-steps", 3)
     outcome.failed("the gradients became infinite or no numbers at step 3", "--precision fp32")
     assert state(Path("runs/small-1"))[1]["steps"] == 2
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_half_is_emulated_where_onednn_leaves_it_alone(
+    precision: Precision, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By what oneDNN itself says of a convolution, or says nothing."""
+    maps, kernels = (
+        torch.ones(shape, dtype=arithmetic.HALVES[precision]) for shape in ((2, 8, 9, 9), (8, 8, 3, 3))
+    )
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON), torch.no_grad():
+        torch.conv2d(maps, kernels)
+    assert arithmetic.emulated(precision, "cpu") == (",convolution," not in capfd.readouterr().out)
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON), torch.no_grad():
+        torch.conv2d(maps.float(), kernels.float())
+    assert ",convolution," in capfd.readouterr().out and not arithmetic.emulated("fp32", "cpu")
+    assert not arithmetic.emulated(precision, "cuda")
+
+
+def test_a_half_without_instructions_is_said(train: Run, alexnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    doctor = ("doctor", "--recipe", "small", "--set", "width=0.05", "--set", "batch_size=8", "--precision", "bf16")
+    said = "this processor has no instructions for bf16"
+    for without in (False, True):
+        if without:
+            monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        emulated = arithmetic.emulated("bf16", "cpu")
+        assert emulated or not without
+        outcome = train("--precision", "bf16", "--max-steps", 1, "--new").succeeded()
+        assert (said in outcome.err) == emulated
+        assert (said in alexnet(*doctor).out) == emulated
+    assert said not in train("--max-steps", 1, "--new").succeeded().err
 
 
 def test_tf32_is_cudas(train: Run) -> None:
