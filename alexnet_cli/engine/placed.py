@@ -78,10 +78,12 @@ class Placed:
 
     def _wrapped(self) -> nn.Module:
         """The net with its gradients summed over the ranks; those of sliced layers are the batch's as they are."""
-        if self.ranks.size == 1:
+        apart = list(self._apart())
+        moving = (name for name, parameter in self.module.named_parameters() if parameter.requires_grad)
+        if self.ranks.size == 1 or set(moving) <= set(apart):  # alone, or the convolutions stand still
             return self.module
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-            self.module, list(self._apart())
+            self.module, apart
         )
         net = DistributedDataParallel(self.module)
         net.register_comm_hook(None, self.ranks.exchange.hook)

@@ -14,6 +14,8 @@ from alexnet_cli.recipes import Recipe
 
 BUDGET = "30m"
 """Where neither a budget nor steps are named."""
+WHEN = {"drop", "drops", "drop_epochs", "drop_steps", "patience", "threshold"}
+"""Settings of the schedule that say when the rate is divided."""
 Kind = Literal["relu", "ablations", "ensemble", "pretrain"]
 
 
@@ -63,12 +65,13 @@ class Plan:
     def scheduled(self, recipe: Recipe, steps: int, dropped: bool = True) -> Recipe:
         """The recipe for so many steps: its own schedule, of plateaus over 90 epochs, would never come to a drop.
 
-        The rate is divided once, after two thirds of the steps, or not at all; --set schedule.… prevails.
+        The rate is divided once, after two thirds of the steps, or not at all; where --set says when, it prevails.
         """
         per_epoch = math.ceil(self.used / recipe.optimizer.batch_size)
         epochs = max(1, math.ceil(steps / per_epoch))
         schedule = replace(recipe.schedule, epochs=epochs)
-        if not any(setting.startswith(("schedule.", "drop")) for setting in self.settings):
+        said = {setting.partition("=")[0].strip().removeprefix("schedule.") for setting in self.settings}
+        if said.isdisjoint(WHEN):
             last = math.ceil(2 * steps / 3) if dropped else steps
             schedule = replace(schedule, drop_epochs=(), drop_steps=max(1, last))
         return recipes.checked(replace(recipe, schedule=schedule))

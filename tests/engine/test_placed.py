@@ -19,12 +19,14 @@ from .on_ranks import ended, started
 
 RECIPE = chosen("paper", ["network.width=0.05"])  # 204 units and, below, 7 classes: three ranks have uneven parts
 NARROWED = chosen("paper", ["network.width=0.05", "network.bottleneck=440"])  # and 22 linear units before those
+FROZEN = chosen("paper", ["network.width=0.05", "frozen=conv1,conv2,conv3,conv4,conv5"])
 CLASSES, PICTURES, STEPS = 7, 6, 3
 WAYS: dict[str, tuple[Recipe, Parallel]] = {
     "data": (RECIPE, "data"),
     "hybrid": (RECIPE, "hybrid"),
     "hybrid with a bottleneck": (NARROWED, "hybrid"),
     "towers": (RECIPE, "towers"),
+    "hybrid with convolutions that stand still": (FROZEN, "hybrid"),
 }
 
 
@@ -44,6 +46,7 @@ def trained(ranks: Ranks, recipe: Recipe, way: Parallel) -> dict[str, Tensor]:
     for step in range(STEPS):
         placed.net.train()
         table = rows(velocity, recipe, 0, step, 0)
+        placed.freeze(table)
         losses = F.cross_entropy(placed.net(pixels[own], (mask6[own], mask7[own])), labels[own], reduction="sum")
         torch.autograd.backward(losses / PICTURES)
         sums = torch.stack([losses.detach() / PICTURES, placed.gradient_square().double()])
@@ -69,7 +72,7 @@ def all_ways() -> None:
 def alone() -> dict[Recipe, dict[str, Tensor]]:
     """What one rank makes of each."""
     here = Ranks(0, 1, torch.device("cpu"))
-    return {recipe: trained(here, recipe, "data") for recipe in (RECIPE, NARROWED)}
+    return {recipe: trained(here, recipe, "data") for recipe in (RECIPE, NARROWED, FROZEN)}
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -91,6 +94,9 @@ def test_every_way_is_one_rank_to_fifteen_digits(
                     )
         layers = traffic.shapes(recipe, CLASSES)
         hybrid, data = traffic.hybrid(layers, ranks, PICTURES // ranks), traffic.data(layers, ranks)
+        if recipe is FROZEN:  # neither gradients of the convolutions nor, going back, of fc6's inputs
+            still = [layer for layer in layers if not layer.full]
+            hybrid -= traffic.data(still, ranks) + 4 * PICTURES // ranks * (ranks - 1) * layers[5].inputs
         # In float64 twice the bytes of float32; a division is rounded down each time.
         sent = sum(float(here["sent"]) for here in found) / ranks / STEPS / 2
         assert sent == pytest.approx(hybrid if way == "hybrid" else data, rel=1e-3), (

@@ -1,6 +1,7 @@
 """The search of a rate, and what is read off the curves, from results that are made up."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,12 @@ def test_nothing_regularizes_and_the_rate_stays() -> None:
         assert (net.dropout, net.normalization.size, recipe.optimizer.decay) == (0, 0, 0)
         assert recipe.augmentation.crops == "centre" and not recipe.augmentation.reflections
         assert recipe.augmentation.colour_noise == 0 and recipe.schedule.drop_steps >= 400
+
+
+def test_a_setting_keeps_the_studys_schedule_unless_it_says_when_the_rate_drops() -> None:
+    for setting, drops in (("dropout=0.3", 267), ("schedule.epochs=3", 267), ("drop_epochs=2", 0), ("drops=1", 0)):
+        plan = replace(PLAN, settings=(*PLAN.settings, setting))
+        assert plan.scheduled(plan.base, 400).schedule.drop_steps == drops, setting
 
 
 def test_steps_to_an_error_lie_straight_between_two_points() -> None:
