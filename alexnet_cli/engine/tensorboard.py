@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from alexnet_cli import runs
-from alexnet_cli.engine.events import Event, Started, Step, Validated
+from alexnet_cli.engine.events import Event, Note, Started, Step, Validated
 from alexnet_cli.errors import AlexNetError
 
 
@@ -24,32 +25,50 @@ def recorded(events: Iterator[Event]) -> Iterator[Event]:
     At the start the whole log is written anew, which ends at the checkpoint from which the run goes on: so nothing
     is there twice or missing, whenever the run was killed, and whether or not TensorBoard was asked for before.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     writer: Any = None
     try:
         for event in events:
-            if isinstance(event, Started):
-                # A TensorBoard that is open forgets what it has from step 0 on.
-                writer = SummaryWriter(_emptied(event.run / "tensorboard"), purge_step=0)
-                for line in runs.read_metrics(runs.open_run(event.run)):
-                    _add(writer, line.pop("kind"), line)
-                writer.flush()
-            elif isinstance(event, Step) and event.logged:
-                _add(writer, "step", asdict(event))
-            elif isinstance(event, Validated):
-                _add(writer, "validation", asdict(event))
-                writer.flush()
+            try:
+                if isinstance(event, Started):
+                    writer = _begun(event.run)
+                elif writer is not None:
+                    _record(writer, event)
+            except Exception as error:  # of its thread, from a full disk: what it is depends on its file system
+                yield Note(f"TensorBoard's files stop here, until the run goes on anew: {error}", warning=True)
+                _close(writer)
+                writer = None
             yield event
     finally:
-        if writer is not None:
-            writer.close()
+        _close(writer)
 
 
-def _emptied(folder: Path) -> Path:
+def _begun(run: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = run / "tensorboard"
     for path in folder.glob("events.out.tfevents.*"):
         path.unlink()
-    return folder
+    writer: Any = SummaryWriter(
+        folder, purge_step=0
+    )  # a TensorBoard that is open forgets what it has from there on
+    for line in runs.read_metrics(runs.open_run(run)):
+        _add(writer, line.pop("kind"), line)
+    writer.flush()
+    return writer
+
+
+def _record(writer: Any, event: Event) -> None:
+    if isinstance(event, Step) and event.logged:
+        _add(writer, "step", asdict(event))
+    elif isinstance(event, Validated):
+        _add(writer, "validation", asdict(event))
+        writer.flush()
+
+
+def _close(writer: Any) -> None:
+    if writer is not None:
+        with suppress(Exception):  # it has been said
+            writer.close()
 
 
 def _add(writer: Any, kind: str, line: dict[str, Any]) -> None:

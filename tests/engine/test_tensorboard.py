@@ -1,5 +1,6 @@
 """What TensorBoard reads is the log: as often, each step once, also after kills."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from alexnet_cli import runs
 from alexnet_cli.dataset.manifest import open_dataset
 from alexnet_cli.engine import tensorboard, training
-from alexnet_cli.engine.events import Step
+from alexnet_cli.engine.events import Note, Step
 from alexnet_cli.engine.launch import placement
 from alexnet_cli.engine.session import Every, Limits
 
@@ -68,6 +69,31 @@ def test_what_is_shown_is_the_log_through_pauses_and_kills(train: Run, tiny: Pat
     train("--tensorboard", "--max-steps", STEPS).succeeded()
     assert_shown_is_logged(run)
     assert_same(run, whole)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+def test_a_full_disk_ends_its_files_and_not_the_run(
+    train: Run, tiny: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    train("--max-steps", 3).succeeded()
+    config, place = runs.open_run(Path("runs/small-1")).config, placement("cpu", None, None)
+    job = training.Job(open_dataset(tiny), config, Limits(STEPS), place, tensorboard=True)
+    warnings = []
+    with monkeypatch.context() as patch:
+        for event in job.started(Path("runs"), "small-1", None, False):
+            if isinstance(event, Step) and event.step == 5:
+                patch.setattr(RecordWriter, "write", full)
+            elif isinstance(event, Note) and event.warning:
+                warnings.append(event.text)
+    assert len(warnings) == 1 and "TensorBoard's files stop here" in warnings[0] and "No space" in warnings[0]
+    assert_same(Path("runs/small-1"), whole)
+    train("--tensorboard", "--max-steps", STEPS + 1).succeeded()
+    assert_shown_is_logged(Path("runs/small-1"))
 
 
 def test_without_the_package_it_is_said(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
