@@ -79,12 +79,16 @@ def locked(path: Path, message: str, hint: str, patience: float = 0.0) -> Iterat
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a process holds the lock file `path`."""
-    try:
-        with path.open("r+") as file:  # some file systems lock only what is open for writing
-            return not taken(file)
-    except FileNotFoundError:
-        return False
+    """Tell whether a process holds the lock file `path`, as far as this one can."""
+    for mode in ("r+", "r"):  # some file systems lock only what is open for writing, which somebody else's is not
+        try:
+            with path.open(mode) as file:
+                return not taken(file)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            continue
+    return False
 
 
 def taken(file: IO[str] | int) -> bool:

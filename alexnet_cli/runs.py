@@ -9,16 +9,19 @@
 This page needs no torch: what it knows of checkpoints it reads from the JSON at their beginning.
 """
 
+import errno
 import json
 import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from alexnet_cli import files, settings
 from alexnet_cli.errors import AlexNetError
@@ -172,32 +175,47 @@ def create_run(
 ) -> Run:
     """A new run directory; `about` is for people: command line, versions, host.
 
-    What `fill` writes is there before it is a run: either both are, or neither.
+    It gets its name when all is in it, what `fill` writes too: a kill before that leaves no run and takes no name.
     """
-    root = _claimed(folder, name, config.recipe.name)
-    try:
-        fill(Run(root, config))
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-    write_json(root / "config.json", {"format": FORMAT, "config": settings.nested(config), "about": about})
-    return Run(root, config)
-
-
-def _claimed(folder: Path, name: str | None, stem: str) -> Path:
-    """A directory that nobody had before, also when several processes look for one at once."""
     if name is not None and (Path(name).name != name or name.startswith(".")):
         raise AlexNetError(f"--name {name}: not the name of a run", "give a bare name; --runs says where runs lie")
+    made = folder / f"{_BEGUN}{uuid4().hex}"
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        made.mkdir()
+    try:
+        fill(Run(made, config))
+        write_json(made / "config.json", {"format": FORMAT, "config": settings.nested(config), "about": about})
+        return Run(_named(made, name, config.recipe.name), config)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _named(made: Path, name: str | None, stem: str) -> Path:
+    """Its name from now on: one that nobody has, also when several processes look for one at once."""
     while True:
-        root = folder / (name or _free_name(folder, stem))
+        root = made.parent / (name or _free_name(made.parent, stem))
         with disk_errors(root):
-            folder.mkdir(parents=True, exist_ok=True)
             try:
-                root.mkdir()
-                return root
-            except FileExistsError:
+                return made.rename(root)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise
                 if name is not None:
                     raise AlexNetError(f"{root} exists already", "choose another --name") from None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed a day ago had begun."""
+    for path in folder.glob(f"{_BEGUN}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86400:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+_BEGUN = ".begun-"
 
 
 def _free_name(folder: Path, stem: str) -> str:
@@ -208,9 +226,10 @@ def _free_name(folder: Path, stem: str) -> str:
 
 
 def unfinished(folder: Path, config: Config) -> Run | None:
-    """The newest run that `config` goes on with: same training, not finished, written by nobody now."""
+    """The newest run that `config` goes on with: same training, not finished, ours, written by nobody now."""
     for run in all_runs(folder):
-        if run.config.same_training(config) and not run.finished() and not is_locked(run):
+        ours = os.access(run.root, os.W_OK)
+        if run.config.same_training(config) and ours and not run.finished() and not is_locked(run):
             return run
     return None
 
@@ -258,10 +277,7 @@ def locked(run: Run, writer: bool = True) -> Iterator[None]:
 
 
 def is_locked(run: Run) -> bool:
-    try:
-        return files.is_locked(run.root / ".lock")
-    except PermissionError:  # somebody else's run
-        return True
+    return files.is_locked(run.root / ".lock")
 
 
 class Log:

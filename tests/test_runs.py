@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,24 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AlexNetError, match=r"/mine exists already") as caught:
         made(tmp_path, "mine")
     assert "another --name" in caught.value.hint
+
+
+def test_a_kill_while_a_run_is_made_takes_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_: Run) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.shutil, "rmtree", lambda *_, **__: None)  # nobody is left to tidy
+        with pytest.raises(SystemExit):
+            runs.create_run(tmp_path, "mine", CONFIG, {}, killed)
+    (left,) = tmp_path.iterdir()
+    assert runs.all_runs(tmp_path) == [] and made(tmp_path, "mine").name == "mine"
+    assert made(tmp_path).name == "small-1" and left.exists(), "another process may be at work in it"
+    os.utime(left, (0, 0))
+    assert made(tmp_path).name == "small-2" and not left.exists()
+    with pytest.raises(SystemExit):
+        runs.create_run(tmp_path, "other", CONFIG, {}, killed)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "small-1", "small-2"}
 
 
 def test_all_runs_are_the_newest_first_and_what_is_none_is_passed_over(tmp_path: Path) -> None:
@@ -143,6 +162,18 @@ def test_only_one_writes(tmp_path: Path) -> None:
         with runs.locked(run, writer=False):  # the other ranks of the same job
             pass
     assert not runs.is_locked(run)
+
+
+def test_runs_on_a_disk_that_cannot_be_written_are_read_all_the_same(
+    tmp_path: Path, disk: Callable[[Path, str], Path]
+) -> None:
+    folder = disk(tmp_path / "runs", "1m")
+    run = made(folder)
+    with runs.locked(run):
+        pass
+    assert runs.unfinished(folder, CONFIG) == run
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    assert not runs.is_locked(run) and runs.unfinished(folder, CONFIG) is None
 
 
 HOLD = """

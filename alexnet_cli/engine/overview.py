@@ -86,8 +86,8 @@ def _state(run: Run) -> tuple[State, str, dict[str, Any]]:
                 problems.append(error.message)
                 continue
             said = problems[0] if problems else str(found.get("finished") or "")
-            state: State = "finished" if found.get("finished") else "paused"
-            return ("running" if is_locked(run) else state), said, found
+            state: State = "finished" if found.get("finished") else "running" if is_locked(run) else "paused"
+            return state, said, found
     if is_locked(run):
         return "running", "", {}
     return ("damaged", problems[0], {}) if problems else ("no checkpoint", "", {})
