@@ -34,8 +34,8 @@ class Stop:
             signal.signal(number, handler)
 
     def _asked(self, number: int, _: FrameType | None) -> None:
-        # A terminal and a launcher may both pass on one Ctrl-C: within a second they count as the same.
-        again = self.signal == number == signal.SIGINT and time.monotonic() - self._asked_at > 1
-        if again:
+        # A terminal and a launcher may both pass on one Ctrl-C: within a second of the first it is the same.
+        if number != self.signal:
+            self.signal, self._asked_at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._asked_at > 1:
             os._exit(128 + number)
-        self.signal, self._asked_at = number, time.monotonic()

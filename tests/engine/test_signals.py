@@ -53,6 +53,16 @@ def test_a_second_ctrl_c_quits_at_once(busy: "subprocess.Popen[str]") -> None:
     assert busy.wait(10) == 130
 
 
+def test_who_goes_on_pressing_ctrl_c_is_heard(busy: "subprocess.Popen[str]") -> None:
+    """Each within a second of the one before."""
+    busy.send_signal(signal.SIGINT)
+    assert noted(busy) == signal.SIGINT
+    for _ in range(2):
+        time.sleep(0.7)
+        busy.send_signal(signal.SIGINT)
+    assert busy.wait(10) == 130
+
+
 def test_one_ctrl_c_that_comes_twice_is_one(busy: "subprocess.Popen[str]") -> None:
     busy.send_signal(signal.SIGINT)
     assert noted(busy) == signal.SIGINT
