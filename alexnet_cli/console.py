@@ -124,7 +124,7 @@ class Progress:
         self._show: Any = None
 
     def update(self, done: int, text: str = "", left: float | None = None) -> None:
-        """`text` stands beside the bar; `left` (seconds) overrides what the rate says."""
+        """`text` stands beside the bar; after `left` seconds it ends, if the rate does not say sooner."""
         now = time.monotonic()
         self.done, self.text, self.left = done, text, left
         self._marks.append((now, done))
@@ -144,8 +144,8 @@ class Progress:
         rate, parts = self._rate(), [f"{self.done:,}/{self.total:,} {self.unit}"]
         if rate > 0:
             parts.append(f"{rate:.{0 if rate >= 20 else 2}f}/s")
-            left = (self.total - self.done) / rate if self.left is None else self.left
-            parts.append(f"{duration(left)} left")
+            left = (self.total - self.done) / rate
+            parts.append(f"{duration(left if self.left is None else min(left, self.left))} left")
         return "  ".join(parts)
 
     def _line(self) -> str:

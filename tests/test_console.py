@@ -4,6 +4,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -146,11 +147,15 @@ def test_progress_in_a_log_is_a_line_now_and_then(capsys: Captured, monkeypatch:
 
 
 def test_the_time_left_may_be_said_by_the_caller(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is sooner than the rate says."""
     monkeypatch.setattr(console, "LOG_SECONDS", 0.0)
+    clock = iter((0.0, 0.0, 10.0, 20.0, 30.0))
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with console.progress("training", 10, "steps") as bar:
-        bar.update(1, left=None)
-        bar.update(2, left=90)
-    assert capsys.readouterr().err.splitlines()[1].endswith("1:30 left")
+        for done, left in ((0, None), (1, None), (2, 45), (3, 5000)):
+            bar.update(done, left=left)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("  ")[2] for line in lines[1:4]] == ["1:30 left", "0:45 left", "1:10 left"]
 
 
 ON_A_TERMINAL = """

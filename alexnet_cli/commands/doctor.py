@@ -55,7 +55,7 @@ def doctor(
     folder = patient.run.parent if patient.run else runs
     kept = forecast.kept(chosen, size, every)
     disk = forecast.checkpoint_bytes(chosen, size.classes, kept)
-    machine = checkup.examined(chosen, size.classes, patient.precision, place, folder, disk)
+    machine = checkup.examined(chosen, size.classes, patient.precision, place, folder, disk, patient.parts)
     findings = [*machine, *patient.findings()]
     found = forecast.made(chosen, size, patient.precision, place, patient.dataset)
     if as_json:

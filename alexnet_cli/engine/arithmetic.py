@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -56,15 +56,16 @@ def check_precision(precision: str, device_kind: str) -> None:
 
 
 def emulated(precision: Precision, device_kind: str) -> bool:
-    """Whether a CPU has no instructions for this half precision, and torch has only plain loops for it.
+    """Whether torch has only plain loops for this half precision on a CPU: an order of magnitude slower than fp32.
 
-    oneDNN, which else multiplies on a CPU, then leaves it alone; fp32 is quicker by an order of magnitude
-    (docs/measurements.md).
+    oneDNN, which multiplies elsewhere, leaves it alone where the processor lacks the instructions
+    (docs/measurements.md); on macOS torch comes without oneDNN.
     """
     if device_kind != "cpu" or precision not in HALVES:
         return False
-    asked = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")
-    return not (torch.backends.mkldnn.is_available() and asked())
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return True
+    return not getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
 
 
 def check_compiler(device_kind: str) -> None:
@@ -106,6 +107,22 @@ def parts(
         last = first + size == size * count
         apart = isinstance(net, nn.parallel.DistributedDataParallel) and not last
         yield part, net.no_sync() if apart else nullcontext()  # type: ignore[operator]
+
+
+@contextmanager
+def enough_memory(what: str, hint: str) -> Iterator[None]:
+    """Where memory of a device runs out, say that it is too small `what`, and what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+            raise
+        raise AlexNetError(f"the memory is too small {what}", hint) from error
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    words = ("can't allocate memory", "out of memory")  # of torch on a CPU, and on an Apple GPU
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
 
 
 GROWTH_STEPS = 2000

@@ -19,8 +19,9 @@ from alexnet_cli.dataset.fingerprint import pattern
 from alexnet_cli.dataset.images import decode, encode
 from alexnet_cli.dataset.space import size, standing
 from alexnet_cli.engine import forecast
-from alexnet_cli.engine.arithmetic import emulated
+from alexnet_cli.engine.arithmetic import check_precision, emulated
 from alexnet_cli.engine.launch import Placement
+from alexnet_cli.errors import AlexNetError
 from alexnet_cli.machine import cores, free_memory
 from alexnet_cli.recipes import Recipe
 from alexnet_cli.runs import Precision
@@ -46,16 +47,14 @@ def judged(what: str, bad: bool, said: str, fix: str, kind: Literal["odd", "bad"
 
 
 def examined(
-    recipe: Recipe, classes: int, precision: Precision, place: Placement, runs: Path, needed: int
+    recipe: Recipe, classes: int, precision: Precision, place: Placement, runs: Path, needed: int, parts: int = 1
 ) -> Iterator[Finding]:
-    """`needed`: bytes of the run's checkpoints, which come into `runs`."""
+    """`needed`: bytes of the run's checkpoints, which come into `runs`; `parts`: of a batch, by --accumulate."""
     yield _libraries()
     yield _device(place)
     yield from _processor()
-    if emulated(precision, place.device):
-        said = f"this processor has no instructions for {precision}: a step takes many times as long as in fp32"
-        yield Finding("odd", "precision", said, "--precision fp32")
-    yield _memory(recipe, classes, precision, place)
+    yield from _precision(precision, place)
+    yield _memory(recipe, classes, precision, place, parts)
     yield disk(runs, needed)
     yield _open_files()
     yield _compiler()
@@ -113,14 +112,33 @@ def _has_bf16() -> bool:
         return False
 
 
-def _memory(recipe: Recipe, classes: int, precision: Precision, place: Placement) -> Finding:
-    needed = forecast.step_bytes(recipe, classes, precision) + forecast.LIBRARIES
-    on_gpu = place.device == "cuda"
+def _precision(precision: Precision, place: Placement) -> Iterator[Finding]:
+    try:
+        check_precision(precision, place.device)
+    except AlexNetError as error:
+        yield Finding("bad", "precision", error.message, error.hint)
+    if emulated(precision, place.device):
+        said = f"torch has no quick {precision} on this processor: a step takes many times as long as in fp32"
+        yield Finding("odd", "precision", said, "--precision fp32")
+
+
+def _memory(recipe: Recipe, classes: int, precision: Precision, place: Placement, parts: int) -> Finding:
+    def needed(parts: int) -> int:
+        return forecast.step_bytes(recipe, classes, precision, parts) + forecast.LIBRARIES
+
+    batch, on_gpu = recipe.optimizer.batch_size, place.device == "cuda"
     free = torch.cuda.mem_get_info()[0] if on_gpu else free_memory()
-    said = f"a step of {recipe.optimizer.batch_size} pictures of {recipe.name} takes about {size(needed)}"
-    said += f" of the {size(free)} that are free" + (" on the GPU" if on_gpu else "")
-    parts = next(n for n in (2, 4, 8, 16, 32, 64, 128) if needed / n < free or n == 128)
-    return judged("memory", needed > free, said, f"--accumulate {parts}, or a smaller --batch-size", "bad")
+    said = f"a step of {batch} pictures of {recipe.name}" + (f" in {parts} parts" if parts > 1 else "")
+    said += f" takes about {size(needed(parts))} of the {size(free)} that are free" + (
+        " on the GPU" if on_gpu else ""
+    )
+    fitting = next((n for n in range(2, batch + 1) if batch % n == 0 and needed(n) < free), None)
+    fix = (
+        f"--accumulate {fitting}, or a smaller --batch-size"
+        if fitting
+        else "parts of a batch do not help: free some"
+    )
+    return judged("memory", needed(parts) > free, said, fix, "bad")
 
 
 def disk(runs: Path, needed: int) -> Finding:

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from alexnet_cli import paper
 from alexnet_cli.dataset.manifest import Dataset
 from alexnet_cli.engine import optimizer
-from alexnet_cli.engine.arithmetic import autocast
+from alexnet_cli.engine.arithmetic import autocast, multiply_in
+from alexnet_cli.engine.evaluation import BATCH_SIZE
 from alexnet_cli.engine.launch import Placement
 from alexnet_cli.engine.session import Every, subject_of
 from alexnet_cli.loading.loader import Reader, TrainingBatches, threads
@@ -99,18 +100,20 @@ def made(recipe: Recipe, size: Size, precision: Precision, place: Placement, dat
 
 
 def forecast(recipe: Recipe, size: Size, speed: Speed, on_cpu: bool) -> Forecast:
-    batch = max(1, min(recipe.optimizer.batch_size, size.training))
-    steps = -(-size.training // recipe.optimizer.batch_size)
+    batch = recipe.optimizer.batch_size
+    steps = -(-size.training // batch)
     loading = speed.loading / (cores() if on_cpu else threads())
 
-    def both(work: float) -> float:
-        return work + loading if on_cpu else max(work, loading)
+    def both(work: float, rows: int, pictures: int) -> float:
+        """All rows of a batch are computed, also where there are fewer pictures."""
+        return rows * work + pictures * loading if on_cpu else max(rows * work, pictures * loading)
 
-    step = batch * both(speed.training) + speed.update
+    step = both(speed.training, batch, max(1, min(batch, size.training))) + speed.update
+    validated = -(-size.validation // BATCH_SIZE) * BATCH_SIZE
     # What the steps were kept from the cores was other programs' only where there are such.
     share = speed.share if on_cpu and busy() else 1.0
     return Forecast(share=share, step_seconds=step, steps=steps, epochs=recipe.schedule.epochs,
-                    epoch_seconds=steps * step + size.validation * both(speed.validating))  # fmt: skip
+                    epoch_seconds=steps * step + both(speed.validating, validated, size.validation))  # fmt: skip
 
 
 def kept(recipe: Recipe, size: Size, every: Every | None) -> int:
@@ -130,10 +133,10 @@ def checkpoint_bytes(recipe: Recipe, classes: int, kept: int = 0) -> int:
     return (3 + kept) * (2 * weights + mean) + 2 * (weights + mean)
 
 
-def step_bytes(recipe: Recipe, classes: int, precision: Precision) -> int:
-    """Memory of a step: what is kept for the backward pass, and weights, gradients and velocity."""
+def step_bytes(recipe: Recipe, classes: int, precision: Precision, parts: int = 1) -> int:
+    """Memory of a step: what a part of it keeps for the backward pass, and weights, gradients and velocity."""
     found = describe.layers(recipe.network, classes)
-    kept = recipe.optimizer.batch_size * sum(layer.kept for layer in found)
+    kept = -(-recipe.optimizer.batch_size // parts) * sum(layer.kept for layer in found)
     half = 2 if precision in ("bf16", "fp16") else 1
     return 2 * kept // half + 3 * 4 * sum(layer.parameters for layer in found)
 
@@ -143,6 +146,7 @@ def measured(
 ) -> Speed:
     """By steps on random pixels, and by batches of the dataset where there is one."""
     keep_freed_memory()
+    multiply_in(precision)
     net = recipe.network
     with torch.device("meta"):
         model = AlexNet(net, classes)

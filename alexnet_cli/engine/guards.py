@@ -4,7 +4,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet_cli.dataset.manifest import Dataset, Split
-from alexnet_cli.engine.arithmetic import autocast, parts
-from alexnet_cli.errors import AlexNetError, Diverged
+from alexnet_cli.engine.arithmetic import autocast, enough_memory, parts
+from alexnet_cli.errors import Diverged
 from alexnet_cli.loading.loader import TrainingBatch
 from alexnet_cli.recipes import Recipe
 from alexnet_cli.runs import Config
@@ -29,25 +29,13 @@ AT_ONCE = 1 << 20  # index rows
 # --- out of memory
 
 
-@contextmanager
-def memory(batch_size: int, parts: int) -> Iterator[None]:
+def memory(batch_size: int, parts: int) -> AbstractContextManager[None]:
     """Say what to do where a step does not fit into the memory of its device."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _out_of_memory(error):
-            raise
-        raise AlexNetError(
-            f"the memory is too small for a step of {batch_size} pictures"
-            + (f" in {parts} parts" if parts > 1 else ""),
-            f"--accumulate {2 * parts} computes it in {2 * parts} parts, with the same result; or take a smaller "
-            "--batch-size",
-        ) from error
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    words = ("can't allocate memory", "out of memory")  # of torch on a CPU, and on an Apple GPU
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
+    return enough_memory(
+        f"for a step of {batch_size} pictures" + (f" in {parts} parts" if parts > 1 else ""),
+        f"--accumulate {2 * parts} computes it in {2 * parts} parts, with the same result; or take a smaller "
+        "--batch-size",
+    )
 
 
 # --- numbers that are none
@@ -80,6 +68,7 @@ def _first_overflow(
     def watch(_module: nn.Module, _inputs: Any, output: Tensor, name: str) -> None:
         seen.append((name, ~output.isfinite().flatten(1).all(1)))
 
+    model.train()  # with the batch's dropout, as the step was
     layers = [(name, module) for name, module in model.named_modules() if name]
     hooks = [module.register_forward_hook(partial(watch, name=name)) for name, module in layers]
     try:
@@ -191,6 +180,14 @@ def label_counts(dataset: Dataset, split: str) -> NDArray[np.int64]:
 
 
 # --- a dataset that does not fit
+
+
+def unjudged(dataset: Dataset, recipe: Recipe) -> str:
+    """What is amiss without validation pictures; empty where there are some."""
+    if "val" in dataset.splits:
+        return ""
+    waits = not (recipe.schedule.drop_epochs or recipe.schedule.drop_steps)
+    return "there are none: " + "the rate is never divided and " * waits + "no best checkpoint is kept"
 
 
 def misfits(dataset: Dataset, recipe: Recipe) -> Iterator[str]:

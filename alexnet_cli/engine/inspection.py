@@ -32,6 +32,8 @@ class Patient:
     precision: Precision
     run: Path | None = None
     dataset: Dataset | None = None
+    parts: int = 1
+    """Of a batch: the run's --accumulate."""
     problem: AlexNetError | None = None
     """Why the dataset that was named cannot be opened."""
 
@@ -56,7 +58,8 @@ def patient(
             dataset = open_squares(str(read_json(run / "config.json")["about"]["dataset"]))
         base = own.recipe if own is not None and recipe is None else recipes.named(recipe or "paper")
         precision = precision or (own.precision if own else "fp32")
-        return Patient(recipes.checked(changed(base, assignments)), precision, run, dataset)
+        parts = own.machine.accumulate if own else 1
+        return Patient(recipes.checked(changed(base, assignments)), precision, run, dataset, parts)
     precision = precision or "fp32"
     chosen = recipes.chosen(recipe or "paper", assignments)
     if target is None:
@@ -75,10 +78,8 @@ def of_dataset(dataset: Dataset, recipe: Recipe) -> Iterator[Finding]:
         yield Finding("bad", "training pictures", "there are none", "prepare a source that has some")
         return
     fix = "prepare it again with --val-fraction 0.05"
-    waits = not (recipe.schedule.drop_epochs or recipe.schedule.drop_steps)
-    lost = "the rate is never divided and no best checkpoint is kept" if waits else "no best checkpoint is kept"
-    if "val" not in counts:
-        yield Finding("odd", "validation pictures", f"there are none: {lost}", fix)
+    if lost := guards.unjudged(dataset, recipe):
+        yield Finding("odd", "validation pictures", lost, fix)
     yield from _labels(dataset)
     for text in guards.misfits(dataset, recipe):
         yield Finding("odd", "fit", text, "train on it all the same if that is meant")

@@ -107,9 +107,26 @@ def test_what_is_short_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert {name for name, f in found.items() if f.verdict == "bad"} == {"memory", "disk", "libraries"}
     assert {"compiler", "open files", "OpenMP"} <= {name for name, f in found.items() if f.verdict == "odd"}
     assert all(f.fix for f in found.values() if f.verdict != "good")
-    assert "--accumulate 2" in found["memory"].fix and "2.0 GB" in found["disk"].said
+    (parts,) = re.findall(r"--accumulate (\d+)", found["memory"].fix)
+    fits = [
+        forecast.step_bytes(recipes.paper(), 1000, "fp32", n) + forecast.LIBRARIES < 2e9
+        for n in (int(parts) // 2, int(parts))
+    ]
+    assert fits == [False, True] and "2.0 GB" in found["disk"].said
+    in_parts = checkup._memory(recipes.paper(), 1000, "fp32", place, int(parts))
+    assert in_parts.verdict == "good" and f"in {parts} parts" in in_parts.said
+    monkeypatch.setattr(checkup, "free_memory", lambda: 10**9)
+    hopeless = checkup._memory(recipes.paper(), 1000, "fp32", place, 1)
+    assert hopeless.verdict == "bad" and hopeless.fix == "parts of a batch do not help: free some"
     assert found["libraries"].said.startswith("torch ") and "nothing-such is missing" in found["libraries"].said
     assert "onnx" not in found["libraries"].said
+
+
+def test_what_train_refuses_is_bad(alexnet: Command, place: Path) -> None:
+    outcome = alexnet("doctor", "--recipe", "small", "--device", "cpu", "--precision", "tf32", "--json")
+    finding = findings(outcome)["precision"]
+    assert outcome.code == 1 and finding["verdict"] == "bad" and "only CUDA GPUs have it" in finding["said"]
+    assert place.exists()
 
 
 def test_labels_in_order_or_out_of_balance_are_odd(six: Path) -> None:
@@ -142,7 +159,10 @@ def test_a_forecast_adds_up_what_was_measured(monkeypatch: pytest.MonkeyPatch) -
     size = Size(10, 1000, 100, "")
     found = forecast.forecast(recipes.chosen("paper", ["batch_size=100", "epochs=3"]), size, speed, on_cpu=True)
     assert found.steps == 10 and found.step_seconds == pytest.approx(100 * 0.022 + 0.5)
-    assert found.epoch_seconds == pytest.approx(10 * 2.7 + 100 * 0.007)
+    # A validation computes 128 rows at a time, and a batch all of its rows, whether or not there are pictures.
+    assert found.epoch_seconds == pytest.approx(10 * 2.7 + 128 * 0.005 + 100 * 0.002)
+    few = forecast.forecast(recipes.chosen("paper", ["batch_size=100"]), Size(10, 40, 0, ""), speed, on_cpu=True)
+    assert few.step_seconds == pytest.approx(100 * 0.02 + 40 * 0.002 + 0.5) and few.steps == 1
     assert found.seconds == pytest.approx(3 * found.epoch_seconds) and found.share == 0.25
     beside = forecast.forecast(recipes.chosen("paper", ["batch_size=100"]), size, speed, on_cpu=False)
     assert beside.step_seconds == pytest.approx(100 * 0.02 + 0.5) and beside.share == 1

@@ -270,6 +270,17 @@ def test_pictures_prepared_for_another_recipe_are_said(
     assert [said in text for text in texts] == [True] * bool(said)
 
 
+def test_no_pictures_to_judge_by_are_said(dataset: Dataset) -> None:
+    assert guards.unjudged(dataset, RECIPE) == ""
+    splits = {name: split for name, split in dataset.splits.items() if name != "val"}
+    never = "there are none: the rate is never divided and no best checkpoint is kept"
+    assert guards.unjudged(replace(dataset, splits=splits), RECIPE) == never
+    by_epochs = recipes.chosen("original", [])
+    assert (
+        guards.unjudged(replace(dataset, splits=splits), by_epochs) == "there are none: no best checkpoint is kept"
+    )
+
+
 def test_a_misfit_is_said_at_the_start(train: Run) -> None:
     outcome = train("--recipe", "caffe", "--set", "width=0.05", "--max-steps", 1).succeeded()
     assert "warning: the pictures are cut to squares, as in the paper" in outcome.err
