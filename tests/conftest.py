@@ -6,15 +6,47 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver, get_context, set_forkserver_preload
 from pathlib import Path
 
 import pytest
 
 # As the command line sets it: threads that wait by spinning are ten times slower beside another process.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What takes seconds to import, once for the processes of all tests; it counts only before the first begins.
+PRELOADED = (
+    *("torch.distributed.fsdp", "torchvision", "webdataset", "pytest", "pydantic", "rich.console"),
+    *("alexnet_cli.engine.training", "alexnet_cli.engine.tensorboard", "alexnet_cli.dataset.preparation"),
+)
 # The tests name what they want of these themselves.
 for variable in ("ALEXNET_DATASET", "ALEXNET_RUNS", "ALEXNET_DEVICE"):
     os.environ.pop(variable, None)
+
+
+def pytest_sessionstart() -> None:
+    """Start the server from which the tests fork their processes, with the package that the tests have."""
+    set_forkserver_preload([*PRELOADED])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", python_path())
+        forkserver.ensure_running()
+
+
+def python_path() -> str:
+    import alexnet_cli
+
+    package = Path(alexnet_cli.__file__).parents[1]
+    return os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_workers() -> Iterator[None]:
+    """Workers of preparations in this process are forked from that server, not begun anew each time.
+
+    How they begin for users is tested by preparations in processes of their own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet_cli.dataset.workers.get_context", lambda _: get_context("forkserver"))
+        yield
 
 
 @dataclass(frozen=True)
@@ -125,16 +157,12 @@ class Command:
     """The command line in a process of its own, in the current directory and a process group of its own."""
 
     def __init__(self, *arguments: object, **variables: str) -> None:
-        import alexnet_cli
-
-        package = Path(alexnet_cli.__file__).parents[1]
-        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "alexnet_cli", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, **variables},
+            env={**os.environ, "PYTHONPATH": python_path(), **variables},
             start_new_session=True,
         )
 

@@ -12,10 +12,6 @@ from pathlib import Path
 from alexnet_cli.cli import main
 
 CONTEXT = get_context("forkserver")
-PRELOADED = [
-    *("torch.distributed.fsdp", "torchvision", "webdataset", "pytest", "pydantic", "rich.console"),
-    *("alexnet_cli.engine.training", "alexnet_cli.engine.tensorboard"),
-]
 
 
 def free_port() -> int:
@@ -55,8 +51,6 @@ def started(
     ranks: int, work: Callable[[], None], folders: Sequence[Path] = (), port: int = 0, **variables: str
 ) -> Iterator[list[BaseProcess]]:
     """The ranks at work, each in its folder or all in this one; nobody is left of them in the end."""
-    # What takes seconds to import, once for the ranks of all tests.
-    CONTEXT.set_forkserver_preload(PRELOADED)
     port = port or free_port()
     places = [str(folder) for folder in folders or [Path.cwd()] * ranks]
     jobs: list[BaseProcess] = [
