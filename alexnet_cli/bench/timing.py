@@ -41,6 +41,6 @@ def number(precision: Precision) -> torch.dtype:
 
 def precisions_of(device: torch.device) -> list[Precision]:
     """Those worth measuring there: a CPU has no quicker fp32, is slow in fp16, and may be in bf16."""
-    on_cpu: list[Precision] = [] if emulated("bf16", "cpu") else ["bf16"]
-    more: dict[str, list[Precision]] = {"cpu": on_cpu, "cuda": ["tf32", "bf16", "fp16"]}
-    return ["fp32", *more.get(device.type, ["bf16", "fp16"])]
+    more: dict[str, list[Precision]] = {"cpu": ["bf16"], "cuda": ["tf32", "bf16", "fp16"]}
+    wanted = more.get(device.type, ["bf16", "fp16"])
+    return ["fp32", *(precision for precision in wanted if not emulated(precision, device.type))]

@@ -239,7 +239,7 @@ def _subject(
     if compiled:
         check_compiler(place.type)
     left_out = not precision and emulated("bf16", place.type)
-    console.note(f"on {place.type}" + (", which has no instructions for bf16: in fp32 only" if left_out else ""))
+    console.note(f"on {place.type}" + (", where torch has no quick bf16: in fp32 only" if left_out else ""))
     return place, batch, width, rounds, [precision] if precision else precisions_of(place), compiled
 
 

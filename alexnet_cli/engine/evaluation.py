@@ -1,7 +1,7 @@
 """Errors over a split: each picture decoded and counted once, for any number of nets on any number of ranks."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_cli.dataset.manifest import Dataset, Split
+from alexnet_cli.engine.arithmetic import enough_memory
 from alexnet_cli.engine.checkpoint import Subject
 from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.prediction import Classifier
@@ -105,22 +106,37 @@ class Answered:
     probabilities: tuple[Tensor, ...]  # of each model (B, classes) float32
 
 
-def answered(classifiers: Sequence[Classifier], split: Split, ranks: Ranks, threads: int) -> Iterator[Answered]:
-    """This rank's batches of the split, each picture decoded once for all models."""
+def answered(
+    classifiers: Sequence[Classifier],
+    split: Split,
+    ranks: Ranks,
+    threads: int,
+    given_up: Callable[[], bool] | None = None,
+) -> Iterator[Answered]:
+    """This rank's batches of the split, each picture decoded once for all models; GivenUp as of the loader."""
     keep_freed_memory()
     with Reader(split) as reader:
-        batches = evaluation_batches(reader, BATCH_SIZE, ranks.rank, ranks.size, threads)
+        batches = evaluation_batches(reader, BATCH_SIZE, ranks.rank, ranks.size, threads, given_up)
         for place, batch in enumerate(batches):
             count = len(batch.samples)
-            probabilities = tuple(classify(batch.pictures)[:count] for classify in classifiers)
+            with enough_memory(
+                f"for {BATCH_SIZE} pictures at a time", "close other programs that take it, or take --device cpu"
+            ):
+                probabilities = tuple(classify(batch.pictures)[:count] for classify in classifiers)
             step = ranks.rank + place * ranks.size
             yield Answered(step, batch.samples, batch.labels[:count], probabilities)
 
 
-def tallies(classifier: Classifier, split: Split, ranks: Ranks, threads: int) -> Iterator[Tally]:
-    """The counts after each batch of this rank; the last are those of all ranks together."""
+def tallies(
+    classifier: Classifier,
+    split: Split,
+    ranks: Ranks,
+    threads: int,
+    given_up: Callable[[], bool] | None = None,
+) -> Iterator[Tally]:
+    """The counts after each batch of this rank; the last are those of all ranks. GivenUp as of the loader."""
     sums = torch.zeros(4, dtype=torch.float64)
-    for answer in answered([classifier], split, ranks, threads):
+    for answer in answered([classifier], split, ranks, threads, given_up):
         sums += counts(answer.probabilities[0], answer.labels)
         yield _tally(sums)
     yield _tally(ranks.summed(sums.to(ranks.device, torch.float32 if ranks.device.type == "mps" else sums.dtype)))

@@ -65,23 +65,18 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 if wanted.save:
                     yield from session.save()
                 if end := _end(session, wanted):
+                    yield from session.save(last=True)  # here: leaving waits for batches that are being built
                     break
+                asked = time.perf_counter()
+                with guards.memory(batch_size, machine.accumulate):
+                    batch = next(batches)
+                if isinstance(batch, GivenUp):
+                    continue
+                waited = time.perf_counter() - asked
                 yield from session.change_rates(wanted.rates)
                 position, table = session.position, session.rows()
                 if placed.freeze(table):
                     forward = compiled(placed.net, machine)
-                asked = time.perf_counter()
-                try:
-                    with guards.memory(batch_size, machine.accumulate):
-                        batch = next(batches)
-                except GivenUp:
-                    yield from session.save()  # at once: what holds the batch up may hold up the end too
-                    continue
-                except AlexNetError:  # of a shard, say: nothing of what is done shall be lost
-                    if ranks.size == 1:  # the others are in an exchange
-                        yield from session.save()
-                    raise
-                waited = time.perf_counter() - asked
 
                 placed.net.train()
                 pictures, loss = plan.pictures_in(position.step), torch.zeros((), device=ranks.device)
@@ -116,10 +111,11 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                 for said in pace.said_of(pictures, time.perf_counter() - asked):
                     yield Note(said)
 
-        yield from session.save(last=True)
         if not end.stopped and session.position.judged < session.position.steps:
             # For the reader, not for the schedule: a continuation forgets it, as if the run had not paused here.
             yield from session.validate(stop, judge=False)
+            wanted = session.wanted(stop)
+            end = _end(session, wanted) or end  # a stop has broken it off: the run is not finished
         if end.finished:
             session.position = replace(session.position, finished=end.finished)
             yield from session.save(last=True)

@@ -13,6 +13,9 @@ from alexnet_cli.engine.optimizer import Row
 from alexnet_cli.engine.rates import Change
 from alexnet_cli.recipes import Recipe, Schedule
 
+ROUNDING = 1e-9
+"""Of percentages and of parts of epochs: 1.2 − 0.1 is not 1.1 in binary."""
+
 
 @dataclass(frozen=True)
 class Plateau:
@@ -20,19 +23,21 @@ class Plateau:
 
     best: float | None = None
     """The error that the next must better by the threshold."""
-    waited: int = 0
-    """Validations since then."""
+    waited: float = 0.0
+    """Epochs since then, or since the rate was divided."""
     count: int = 0
     """Plateaus so far: the number of times the rate was divided, until the last one ends the training."""
 
-    def after(self, error: float, schedule: Schedule) -> "Plateau":
+    def after(self, error: float, schedule: Schedule, epochs: float) -> "Plateau":
+        """`epochs` lie between the validation before and this one, or the beginning and this one."""
         if schedule.drop_epochs or schedule.drop_steps:
             return self
-        if self.best is None or error <= self.best - schedule.threshold:
-            return replace(self, best=error, waited=0)
-        if self.waited + 1 < schedule.patience:
-            return replace(self, waited=self.waited + 1)
-        return Plateau(min(self.best, error), 0, self.count + 1)
+        if self.best is None or error <= self.best - schedule.threshold + ROUNDING:
+            return replace(self, best=error, waited=0.0)
+        waited = self.waited + epochs
+        if waited < schedule.patience - ROUNDING:
+            return replace(self, waited=waited)
+        return Plateau(min(self.best, error), 0.0, self.count + 1)
 
     def ended(self, schedule: Schedule) -> bool:
         return self.count > schedule.drops
@@ -71,7 +76,7 @@ def rows(
         if name.endswith(".bias") and not schedule.biases_drop:
             return staying[name].rate
         once_more = name == "conv1.weight" and 0 < schedule.conv1_drop <= epoch
-        return dropping[name].rate / schedule.drop ** (done - since + once_more) / divided
+        return dropping[name].rate / schedule.drop ** (max(0, done - since) + once_more) / divided
 
     return {name: replace(row, rate=rate(name)) for name, row in staying.items()}
 

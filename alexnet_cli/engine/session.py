@@ -29,9 +29,10 @@ from alexnet_cli.engine.placed import Placed
 from alexnet_cli.engine.prediction import NetworkClassifier
 from alexnet_cli.engine.rates import Change
 from alexnet_cli.engine.signals import STOPPING, Stop
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.errors import AlexNetError, Diverged
 from alexnet_cli.files import whole_file
 from alexnet_cli.loading.augmentation import Colours, patches_for
+from alexnet_cli.loading.loader import GivenUp
 from alexnet_cli.network.alexnet import AlexNet, initialise
 from alexnet_cli.network.layout import lay_out
 from alexnet_cli.recipes import Recipe
@@ -82,6 +83,8 @@ class Session:
         self.run, self.dataset, self.ranks, self.threads, self.limits = run, dataset, ranks, threads, limits
         self.steps_per_epoch = steps_per_epoch
         saved, self.problem = checkpoints.newest(run)
+        self._last_is_good = not self.problem and run.last.exists()
+        _check_together(ranks, saved.position if saved else Position())
         if saved is None:
             self.position, self.subject = Position(), subject_of(dataset)
             self.model = AlexNet(run.config.recipe.network, len(dataset.classes))
@@ -101,7 +104,7 @@ class Session:
         self._started = self._tried = time.monotonic()
         self._seconds_before = self.position.seconds
         self._on_disk = self.position if saved else None
-        self._last_is_good, self._save_failed = not self.problem, False
+        self._save_failed = self._ending = False
         self._kept = 0
         self._rates, (self.changes, _) = rates.Watch(run), rates.read(run)
 
@@ -114,8 +117,20 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.ranks.rank == 0:
-            self._log.close()
+        """Save what was done before an error, of a shard say; of several ranks the others are in an exchange."""
+        try:
+            at_work = self.ranks.size == 1 and not self._ending and not self._is_saved()
+            if at_work and isinstance(error, AlexNetError) and not isinstance(error, Diverged):
+                self._rescue(error)
+        finally:
+            if self.ranks.rank == 0:
+                self._log.close()
+
+    def _rescue(self, error: AlexNetError) -> None:
+        self.placed.gather()
+        check_weights(self.model, self.velocity, self.position.steps)
+        if problem := _problem(self.run.last, self._save):
+            raise AlexNetError(f"{error.message}; and {problem.message}", error.hint) from error
 
     def seconds(self) -> float:
         """Wall time of the run, over all its calls."""
@@ -156,6 +171,8 @@ class Session:
             yield from self._place_requests()
         for change in self.changes:
             if change.step == self.position.steps:
+                # The schedule sees what the new rate does before it divides again.
+                self.position = replace(self.position, plateau=replace(self.position.plateau, waited=0.0))
                 rate, words = self.rate(), change.request.words
                 if self.ranks.rank == 0:
                     self._log.write("rate", {"step": change.step, "rate": rate, "by_hand": words})
@@ -205,19 +222,27 @@ class Session:
         split = self.dataset.splits.get("val")
         if split is None:
             return
+        if split.far is not None:  # its shards may not come for minutes, and a scheduler may not wait as long
+            yield from self.save()
         began = time.monotonic()
         self.placed.gather()
         recipe, position = self.run.config.recipe, self.position
         patches = patches_for(recipe, self.subject.colours.mean)
         classifier = NetworkClassifier(self.model, patches, 1, self.ranks.device, self.run.config.precision)
-        for tally in tallies(classifier, split, self.ranks, self.threads):
-            if stop.signal and self.ranks.size == 1:  # several would have to agree, and they have begun together
-                return
-            yield Validating(tally.pictures, len(split.index))
+        # One process alone need not go on; several would have to agree, and they have begun together.
+        given_up = (lambda: bool(stop.signal)) if self.ranks.size == 1 else None
+        try:
+            for tally in tallies(classifier, split, self.ranks, self.threads, given_up):
+                if given_up is not None and given_up():
+                    return
+                yield Validating(tally.pictures, len(split.index))
+        except GivenUp:
+            return
         error = tally.top1_error
         best = position.best_error is None or error < position.best_error
         if judge:
-            plateau = position.plateau.after(error, recipe.schedule)
+            epochs = (position.steps - position.judged) / self.steps_per_epoch
+            plateau = position.plateau.after(error, recipe.schedule, epochs)
             position = replace(position, plateau=plateau, judged=position.steps)
         self.position = replace(position, best_error=error if best else position.best_error)
         if self.ranks.rank == 0 and error < self.run.best_saved_error():
@@ -245,7 +270,8 @@ class Session:
 
         If that fails a warning says so, training goes on and it is tried again; `last` makes it an error.
         """
-        if self.position == self._on_disk:
+        self._ending |= last
+        if self._is_saved():
             return
         began = time.monotonic()
         self.placed.gather()
@@ -255,7 +281,7 @@ class Session:
         message, hint = self.ranks.told(f"{problem.message}\n{problem.hint}" if problem else "\n").split("\n", 1)
         self._tried, self._save_failed = time.monotonic(), bool(message)
         if not message:
-            self._on_disk = self.position
+            self._on_disk, self._last_is_good = self.position, True
             yield Saved(self.position.steps, self._tried - began)
             return
         on_disk = f"that of step {self._on_disk.steps:,} is the newest" if self._on_disk else "there is none yet"
@@ -270,7 +296,9 @@ class Session:
         self.position = replace(self.position, seconds=self.seconds(), metrics_size=self._log.sync())
         keep = self.run.previous if self._last_is_good else None  # not in the place of the good one before
         checkpoints.save(self.run.last, self._checkpoint(velocity=True), keep)
-        self._last_is_good = True
+
+    def _is_saved(self) -> bool:
+        return self.position == self._on_disk and self._last_is_good
 
     def keep_due(self) -> bool:
         every = self.limits.keep.steps(self.steps_per_epoch) if self.limits.keep else 0
@@ -280,9 +308,11 @@ class Session:
     def keep(self) -> Iterator[Event]:
         """Save, and give the file a name of its own for good: of the same bytes, where a file may have two."""
         yield from self.save()
+        path = self.run.kept(self.position.steps)
+        if self._save_failed:  # it is tried again
+            return
         self._kept = self.position.steps
-        path = self.run.kept(self._kept)
-        if self.ranks.rank or self._save_failed or path.exists():
+        if self.ranks.rank or path.exists():
             return
         if problem := _problem(path, partial(_name_too, path, self.run.last)):
             yield Note(f"{problem.message}; training goes on without it", warning=True)
@@ -291,6 +321,16 @@ class Session:
         weights: dict[str, Tensor] = dict(self.model.named_parameters())
         moving = self.velocity if velocity else {}
         return Checkpoint(self.run.config.recipe, self.subject, self.position, weights, moving)
+
+
+def _check_together(ranks: Ranks, position: Position) -> None:
+    """That all ranks have read the same checkpoint, however their disks are."""
+    other = torch.tensor(float(ranks.told(position) != position), device=ranks.device)
+    if ranks.summed(other):
+        raise AlexNetError(
+            "the processes of this job have read different checkpoints of the run",
+            "see that nobody else trains it and that all see the same disk, then give the same command again",
+        )
 
 
 def _name_too(path: Path, file: Path) -> None:

@@ -216,8 +216,13 @@ class Job:
             yield Note("the step is compiled: the first takes a minute or two")
         if ranks.rank == 0:
             if emulated(half := run.config.precision, machine.device):
-                slow = f"this processor has no instructions for {half}: a step takes many times as long as in fp32"
-                yield Note(f"{slow}; start another run with --precision fp32", warning=True)
+                slow = (
+                    f"torch has no quick {half} on this processor, and a step takes many times as long as in fp32"
+                )
+                yield Note(f"{slow}: start another run with --precision fp32", warning=True)
+            if lost := guards.unjudged(self.dataset, run.config.recipe):
+                again = "to have some, prepare the dataset again with --val-fraction 0.05"
+                yield Note(f"validation pictures: {lost}; {again}", warning=True)
             for text in guards.misfits(self.dataset, run.config.recipe):
                 yield Note(text, warning=True)
             far = dataset.splits["train"].far
@@ -225,6 +230,7 @@ class Job:
                 shards = f"{len(first)} shard{'s' * (len(first) > 1)} ({size(sum(first))})"
                 yield Note(f"the first step waits for up to {shards} from {far.address}")
         with run_directories.locked(run, ranks.rank == 0), Stop() as stop:
+            ranks.wait()  # the others read the run when it is ours
             events = train(run, dataset, ranks, limits, stop, threads())
             yield from tensorboard.recorded(events) if self.tensorboard and ranks.rank == 0 else events
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -98,11 +98,24 @@ class TrainingBatches:
 
 
 def evaluation_batches(
-    reader: Reader, batch_size: int, rank: int, ranks: int, threads: int
+    reader: Reader,
+    batch_size: int,
+    rank: int,
+    ranks: int,
+    threads: int,
+    given_up: Callable[[], bool] | None = None,
 ) -> Iterator[EvaluationBatch]:
-    """The split in index order, in batches cut the same whatever the ranks; each rank takes every `ranks`-th."""
+    """The split in index order, in batches cut the same whatever the ranks; each rank takes every `ranks`-th.
+
+    Raises GivenUp when `given_up()` says so while the next one is waited for; the reader is closed then.
+    """
     plan = Plan(len(reader.split.index), batch_size, None, shards=shard_lengths(reader.split.index["shard"]))
-    return ahead(partial(_evaluation_batch, reader, plan), range(rank, plan.steps, ranks), threads)
+    build = partial(_evaluation_batch, reader, plan)
+    for batch in ahead(build, range(rank, plan.steps, ranks), threads, given_up):
+        if isinstance(batch, GivenUp):
+            reader.close()  # so that no thread waits for a shard from afar any more
+            raise batch
+        yield batch
 
 
 def _evaluation_batch(reader: Reader, plan: Plan, step: int) -> EvaluationBatch:
@@ -116,16 +129,29 @@ def threads() -> int:
 
 
 class GivenUp(Exception):
-    """The next batch was not there yet when nobody waited for it any more."""
+    """The next batch is not there yet, and nobody waits for it any more."""
+
+
+@overload
+def ahead(
+    build: Callable[[T], B], places: Iterable[T], threads: int, given_up: None = None
+) -> Generator[B, None, None]: ...
+
+
+@overload
+def ahead(
+    build: Callable[[T], B], places: Iterable[T], threads: int, given_up: Callable[[], bool]
+) -> Generator[B | GivenUp, None, None]: ...
 
 
 def ahead(
     build: Callable[[T], B], places: Iterable[T], threads: int, given_up: Callable[[], bool] | None = None
-) -> Generator[B, None, None]:
+) -> Generator[B | GivenUp, None, None]:
     """`build(place)` for each place, in order, a few of them built ahead by `threads` threads.
 
-    In each of them torch works without further threads: they are as many as are to work. Raises GivenUp when
-    `given_up()` says so while the next one is waited for.
+    In each of them torch works without further threads: they are as many as are to work. When `given_up()` says so
+    while the next one is waited for, GivenUp comes in its place, and not as an error: that would end the threads
+    here, and so wait for them.
     An error in a thread is raised here, at the place it belongs to. Leaving the iteration stops the threads.
     """
     remaining = iter(places)
@@ -135,16 +161,12 @@ def ahead(
     try:
         waiting.extend(pool.submit(build, place) for place in islice(remaining, max(threads, BATCHES_AHEAD)))
         while waiting:
-            ready = _awaited(waiting.popleft(), given_up)
+            while given_up is not None and not wait([waiting[0]], ASKED_EVERY).done:
+                if given_up():
+                    yield GivenUp()
+            ready = waiting.popleft().result()
             waiting.extend(pool.submit(build, place) for place in islice(remaining, 1))
             torch.set_num_threads(torch.get_num_threads())  # our caller's, for threads that begin from here on
             yield ready
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _awaited(batch: Future[B], given_up: Callable[[], bool] | None) -> B:
-    while given_up is not None and not wait([batch], ASKED_EVERY).done:
-        if given_up():
-            raise GivenUp
-    return batch.result()

@@ -120,7 +120,7 @@ def _open_in_the_text(recipe: Recipe) -> Iterator[Departure]:
         yield Departure(
             "schedule",
             "÷10 by hand when the validation error stopped improving, three times (§5)",
-            f"{schedule.patience} validations without {schedule.threshold} points of improvement are a plateau; "
+            f"{schedule.patience:g} epochs without {schedule.threshold} points of improvement are a plateau; "
             f"÷{schedule.drop:g} at each of the first {schedule.drops}, the next ends the training",
             "a rule in place of the authors' eye; theirs were at epochs 25, 51 and 79 (layer-params-145.cfg)",
         )

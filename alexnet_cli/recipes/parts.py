@@ -200,8 +200,8 @@ class Schedule:
     epochs: int = printed.EPOCHS
     drop: float = printed.RATE_DROP
     drops: int = printed.RATE_DROPS
-    patience: int = 5
-    """A plateau: so many validations without an improvement of `threshold`."""
+    patience: float = 5.0
+    """A plateau: so many epochs without an improvement of `threshold`, however often they are validated."""
     threshold: float = 0.1
     """Percentage points of top-1 validation error."""
     drop_epochs: tuple[int, ...] = ()
@@ -298,7 +298,7 @@ def checked(recipe: Recipe) -> Recipe:
     need(schedule.epochs >= 1, "schedule.epochs", "must be at least 1")
     need(schedule.drop > 1, "schedule.drop", "must be above 1")
     need(schedule.drops >= 0, "schedule.drops", "must not be negative")
-    need(schedule.patience >= 1, "schedule.patience", "must be at least 1")
+    need(schedule.patience > 0, "schedule.patience", "must be above 0")
     need(schedule.threshold >= 0, "schedule.threshold", "must not be negative")
     need(
         list(schedule.drop_epochs) == sorted(set(schedule.drop_epochs))

@@ -125,7 +125,7 @@ def test_normalization_is_measured_beside_torchs_and_its_bytes(alexnet: Callable
     outcome = alexnet(*small, "--json").succeeded()
     rows, slow = json.loads(outcome.out), emulated("bf16", "cpu")
     assert len(rows) == (1 if slow else 2) * 2 * 3
-    assert ("no instructions for bf16: in fp32 only" in outcome.err) == slow
+    assert ("torch has no quick bf16: in fp32 only" in outcome.err) == slow
     for group in (rows[n : n + 3] for n in range(0, len(rows), 3)):
         torchs, ours, moved = group
         assert (torchs["way"], torchs["faster"], ours["way"], moved["over_bytes"]) == ("torch", 1, "alexnet", 1)

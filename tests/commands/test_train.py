@@ -120,6 +120,7 @@ def test_without_validation_pictures_it_trains(
     alexnet("prepare", pictures / "val", "--val-fraction", 0).succeeded()
     outcome = alexnet("train", *net, "--epochs", 1).succeeded()
     assert outcome.out == "runs/small-1\n" and "all 1 epochs are done" in outcome.err
+    assert "warning: validation pictures: there are none: the rate is never divided" in outcome.err
     assert not Path("runs/small-1/best.safetensors").exists()
     # Without a best checkpoint the last one is the model.
     assert "with runs/small-1/last.safetensors" in alexnet("predict", pictures / "val/bars/1.png").succeeded().err

@@ -26,7 +26,7 @@ from alexnet_cli.dataset.manifest import Dataset, Split, open_dataset, open_squa
 from alexnet_cli.dataset.preparation import prepare
 from alexnet_cli.dataset.sources.recognise import open_source
 from alexnet_cli.engine import checkpoint
-from alexnet_cli.engine.events import Ended, Step
+from alexnet_cli.engine.events import Ended, Saved, Step
 from alexnet_cli.engine.launch import Placement
 from alexnet_cli.engine.session import Limits
 from alexnet_cli.engine.training import Job, config
@@ -143,24 +143,31 @@ def test_the_next_window_is_fetched_while_this_one_is_read(server: Server, tmp_p
 
 
 @pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize(("split", "last"), [("train", 16), ("val", PICTURES)])
 def test_a_stop_does_not_wait_for_a_shard_that_does_not_come(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, last: int
 ) -> None:
-    monkeypatch.setattr(answers, "TIME_OUT", 1.0)  # of seven tries, with pauses between them
+    """Neither while it trains nor while it validates."""
+    monkeypatch.setattr(answers, "TIME_OUT", 6.0)  # of the first of seven tries
     order = Plan(PICTURES, BATCH, SEED, shards=(2,) * SHARDS)._windows(0)[0]
-    for shard in order[2].tolist():  # of the 17th picture on
-        server.always[f"d/train-{shard:06d}.tar"] = stall(0)
+    stalled = order[2].tolist() if split == "train" else range(9)  # of the 17th picture on, or all
+    for shard in stalled:
+        server.always[f"d/{split}-{shard:06d}.tar"] = stall(0)
     dataset = open_squares(f"{server.url}/d")
     recipe = recipes.chosen("small", ["width=0.05", f"optimizer.batch_size={BATCH}"])
     place = Placement("cpu", 1, "")
-    job = Job(dataset, config(recipe, dataset, SEED, 10, "fp32", place), Limits(), place)
+    job = Job(dataset, config(recipe, dataset, SEED, 1, "fp32", place), Limits(), place)
     seen = []
     for event in job.started(tmp_path / "runs", None, None, True):
         seen.append(event)
-        if isinstance(event, Step) and event.step == 16:
+        if isinstance(event, Saved):
+            saved_at = time.monotonic()
+        if isinstance(event, Step) and event.step == last:
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            asked = time.monotonic()
     end = seen[-1]
-    assert isinstance(end, Ended) and end.signal == signal.SIGTERM and end.position.steps == 16
+    assert isinstance(end, Ended) and end.signal == signal.SIGTERM and end.position.steps == last
+    assert saved_at - asked < answers.TIME_OUT / 2, "it was saved after the try"
     saved = checkpoint.load(end.run / "last.safetensors")
     assert saved.position == end.position
 

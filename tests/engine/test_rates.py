@@ -12,10 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from alexnet_cli import recipes, runs
-from alexnet_cli.engine import rates
+from alexnet_cli.dataset.manifest import open_dataset
+from alexnet_cli.engine import rates, training
+from alexnet_cli.engine.events import Step
+from alexnet_cli.engine.launch import placement
 from alexnet_cli.engine.rates import Change, Request
 from alexnet_cli.engine.schedule import rate, rows
+from alexnet_cli.engine.session import Limits
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.loading.loader import TrainingBatches
 
 Command = Callable[..., Any]
 
@@ -39,6 +44,9 @@ def test_a_change_counts_from_its_step_on_and_drops_go_on_from_there() -> None:
 
     assert [at(n) for n in (0, 49, 50, 99, 100, 149)] == [0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001]
     assert [at(n) for n in (150, 199, 200, 249, 250, 300)] == [0.5, 0.5, 0.05, 0.05, 0.025, 0.0025]
+    # Asked for after the first plateau, which in a replay to rounding may come a validation later.
+    late = [Change(50, Request(to=0.5), 1)]
+    assert [rate(recipes.paper(), 0, 60, plateaus, late) for plateaus in (0, 1, 2)] == [0.5, 0.5, 0.05]
 
 
 def test_by_hand_is_as_the_schedules_own_drop_for_each_parameter() -> None:
@@ -160,6 +168,47 @@ def test_a_paused_run_goes_on_at_its_new_rate_and_a_replay_makes_the_change_at_i
     train("--max-steps", 9, "--name", "plain")
     theirs, plain = (load_file(f"runs/{name}/last.safetensors")["fc8.weight"] for name in ("a", "plain"))
     assert not torch.equal(theirs, plain)
+
+
+def test_the_wait_for_a_plateau_begins_anew(train: Command, alexnet: Command) -> None:
+    """Six steps an epoch; no validation is better than the first, so that the third is a plateau of two epochs."""
+
+    def plateau(run: str) -> dict[str, Any]:
+        return dict(runs.checkpoint_header(Path(run, "last.safetensors"))["plateau"])
+
+    options = ("--eval-every", 1, "--set", "patience=2")
+    for name, asked in (("plain", False), ("by-hand", True)):
+        train(*options, "--max-steps", 14, "--name", name)
+        assert plateau(f"runs/{name}") == {"best": 50.0, "waited": 1.0, "count": 0}
+        if asked:
+            alexnet("runs", "set-lr", f"runs/{name}", "--divide", 10).succeeded()
+        train(*options, "--max-steps", 19, "--name", name)
+    assert plateau("runs/plain") == {"best": 50.0, "waited": 0.0, "count": 1}
+    assert plateau("runs/by-hand") == {"best": 50.0, "waited": 1.0, "count": 0}
+
+
+def test_a_change_is_logged_once_though_its_step_could_not_be_made(
+    train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("--max-steps", 3)
+    run, built = runs.open_run(Path("runs/small-1")), TrainingBatches._built
+
+    def failing(batches: TrainingBatches, epoch: int, step: int) -> Any:
+        if (epoch, step) == (1, 2):  # of the ninth step
+            raise AlexNetError("the picture at byte 0 of train-000000.tar is damaged", "put it back")
+        return built(batches, epoch, step)
+
+    dataset, place = open_dataset(Path("dataset")), placement("cpu", None, None)
+    with monkeypatch.context() as patch, pytest.raises(AlexNetError, match="is damaged"):
+        patch.setattr(TrainingBatches, "_built", failing)
+        for event in training.Job(dataset, run.config, Limits(), place).started(
+            Path("runs"), "small-1", None, False
+        ):
+            if isinstance(event, Step) and event.step == 8:
+                rates.ask(run, Request(divide=10))
+    assert runs.checkpoint_header(run.last)["steps"] == 8, "what was done is saved"
+    train("--max-steps", 10, "--name", "small-1")
+    assert [line["step"] for line in steps(run.root) if line["kind"] == "rate"] == [8]
 
 
 def test_a_live_run_takes_it_up_at_its_next_step(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from alexnet_cli import runs
 from alexnet_cli.dataset.manifest import open_dataset
 from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine import session, training
-from alexnet_cli.engine.events import Ended, Event, Note, Saved, Step
+from alexnet_cli.engine.events import Ended, Event, Note, Saved, Step, Validating
 from alexnet_cli.engine.launch import placement
 from alexnet_cli.engine.session import Every, Limits
 from alexnet_cli.errors import AlexNetError
@@ -86,15 +87,64 @@ def test_a_shard_that_fails_on_the_way_costs_no_step(
             raise AlexNetError("the picture at byte 0 of train-000000.tar is damaged", "put it back")
         return whole(reader, part)
 
-    monkeypatch.setattr(Reader, "batch", failing)
-    with pytest.raises(AlexNetError, match="is damaged"):
+    with monkeypatch.context() as patch, pytest.raises(AlexNetError, match="is damaged"):
+        patch.setattr(Reader, "batch", failing)
         list(begun(Limits(max_steps=STEPS)))
     steps = state(Path("runs/small-1"))[1]["steps"]
     assert steps > 3
-    monkeypatch.undo()
     train("--max-steps", STEPS).succeeded()
     train("--max-steps", STEPS, "--name", "whole").succeeded()
     assert_same(Path("runs/small-1"), Path("runs/whole"))
+
+
+def test_validation_pictures_that_cannot_be_read_cost_no_step_either(
+    begun: Callable[[Limits], Iterator[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Reader.batch
+
+    def failing(reader: Reader, part: Part) -> Any:
+        if len(part.samples) == 18:
+            raise AlexNetError("the picture at byte 0 of val-000000.tar is damaged", "put it back")
+        return whole(reader, part)
+
+    monkeypatch.setattr(Reader, "batch", failing)
+    with pytest.raises(AlexNetError, match="val-000000"):
+        list(begun(Limits()))
+    assert state(Path("runs/small-1"))[1]["steps"] == 6
+
+
+def test_what_cannot_be_saved_after_an_error_is_said_too(
+    begun: Callable[[Limits], Iterator[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def failing(*_: object) -> None:
+        raise AlexNetError("the picture is damaged", "put it back")
+
+    events = begun(Limits())
+    with pytest.raises(AlexNetError, match=r"is damaged; and the disk is full: .*last.safetensors"):
+        for event in events:
+            if isinstance(event, Step) and event.step == 4:
+                monkeypatch.setattr(session, "tallies", failing)
+                monkeypatch.setattr(checkpoints, "save_file", full)
+
+
+def test_a_stop_in_the_last_validation_leaves_it_to_the_next_call(train: Run, tiny: Path) -> None:
+    place = placement("cpu", None, None)
+    train("--max-steps", 3, "--epochs", 1, "--eval-every", 10).succeeded()
+    config = runs.open_run(Path("runs/small-1")).config
+    job = training.Job(open_dataset(tiny), config, Limits(), place)
+    for event in job.started(Path("runs"), "small-1", None, False):
+        if isinstance(event, Validating):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert isinstance(event, Ended) and (event.signal, event.said) == (signal.SIGTERM, "stopped by a signal")
+    run = runs.open_run(Path("runs/small-1"))
+    assert not run.finished() and not any(line["kind"] == "validation" for line in metrics(run.root)[-1:])
+    before = len(metrics(run.root))
+    outcome = train("--epochs", 1, "--eval-every", 10).succeeded()
+    assert "all 1 epochs are done" in outcome.err and run.finished()
+    assert [line["kind"] for line in metrics(run.root)[before - 1 :]] == ["step", "validation"]
 
 
 def saved(events: Iterator[Event]) -> list[int]:
@@ -140,6 +190,19 @@ def test_what_is_to_stay_stays(train: Run, whole: Path, links: bool, monkeypatch
         assert kept.position.steps == steps and kept.velocity
     assert_same_tensors(twelve, state(run.root, "step-00000012")[0])
     assert not list(run.root.glob(".*.tmp"))
+
+
+def test_of_a_damaged_last_checkpoint_nothing_is_kept(train: Run, whole: Path) -> None:
+    train("--max-steps", 6).succeeded()
+    train("--max-steps", 8).succeeded()
+    run = runs.open_run(Path("runs/small-1"))
+    run.last.write_bytes(run.last.read_bytes()[:-7])
+    outcome = train("--keep-every", "1epochs", "--max-steps", 7).succeeded()
+    assert f"going on from {run.previous}" in outcome.err
+    kept = checkpoints.load(run.kept(6))
+    assert kept.position.steps == 6 and checkpoints.load(run.last).position.steps == 7
+    train("--max-steps", STEPS).succeeded()
+    assert_same(run.root, whole)
 
 
 def test_weights_that_are_no_numbers_do_not_replace_good_ones(

@@ -15,10 +15,11 @@ PAPER = Schedule()  # ÷10, three drops, patience 5, threshold 0.1
 NAMES = [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")]
 
 
-def after(errors: list[float], schedule: Schedule = PAPER) -> Plateau:
+def after(errors: list[float], schedule: Schedule = PAPER, epochs: float = 1.0) -> Plateau:
+    """So many epochs from one validation to the next."""
     plateau = Plateau()
     for error in errors:
-        plateau = plateau.after(error, schedule)
+        plateau = plateau.after(error, schedule, epochs)
     return plateau
 
 
@@ -51,10 +52,27 @@ def test_five_validations_without_improvement_are_a_plateau() -> None:
     assert after([50.0, *[60.0] * 4, 49.97]) == Plateau(49.97, waited=0, count=1)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "validations"), [(0.1, 50), (0.5, 10), (1 / 3, 15), (2.0, 3), (5.0, 1), (7.0, 1)]
+)
+def test_a_plateau_is_as_long_however_often_one_validates(epochs: float, validations: int) -> None:
+    assert after([50.0, *[50.0] * (validations - 1)], epochs=epochs).count == 0
+    assert after([50.0, *[50.0] * validations], epochs=epochs) == Plateau(50.0, waited=0, count=1)
+
+
+@pytest.mark.parametrize("pictures", [10, 500, 1000, 3000, 50_000])
+def test_a_tenth_of_a_point_is_one_whatever_binary_makes_of_it(pictures: int) -> None:
+    schedule = replace(PAPER, threshold=100 / pictures)
+    for wrong in range(1, pictures + 1, max(1, pictures // 500)):
+        plateau = after([100 * wrong / pictures, 100 * (wrong - 1) / pictures], schedule)
+        assert plateau.best == 100 * (wrong - 1) / pictures
+        assert after([100 * wrong / pictures] * 2, schedule).waited == 1
+
+
 def test_a_whole_training_drops_three_times_and_ends_at_the_fourth_plateau() -> None:
     plateau, rates, ends = Plateau(), [], []
     for _ in range(21):
-        plateau = plateau.after(40.0, PAPER)
+        plateau = plateau.after(40.0, PAPER, 1.0)
         rates.append(rate(plateau))
         ends.append(plateau.ended(PAPER))
     assert rates == pytest.approx([0.01] * 5 + [0.001] * 5 + [0.0001] * 5 + [0.00001] * 6, rel=1e-12)
@@ -78,7 +96,7 @@ def test_without_drops_the_first_plateau_ends_the_training() -> None:
 
 def test_a_plateau_is_a_value_that_no_step_changes() -> None:
     plateau = after([50.0, 51.0])
-    plateau.after(51.0, PAPER)
+    plateau.after(51.0, PAPER, 1.0)
     assert plateau == after([50.0, 51.0])
     with pytest.raises(FrozenInstanceError):
         plateau.count = 3  # type: ignore[misc]
@@ -92,7 +110,7 @@ def test_it_can_be_stored_anywhere_and_gone_on_from_and_the_rate_never_rises(err
     stored = Plateau(plateau.best, plateau.waited, plateau.count)
     before = rate(stored)
     for error in percent[cut:]:
-        stored = stored.after(error, PAPER)
+        stored = stored.after(error, PAPER, 1.0)
         assert rate(stored) <= before
         assert 0 <= stored.waited < PAPER.patience
         before = rate(stored)
