@@ -2,10 +2,10 @@
 
 import gzip
 import json
-import subprocess
-import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,31 +15,30 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 pytestmark = pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 
 
-def alexnet(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "alexnet_cli", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Command = Callable[..., Any]
 
 
-def test_fashion_mnist_goes_through_all_four_commands(tmp_path: Path) -> None:
-    alexnet(tmp_path, "prepare", str(FASHION), "--limit", "200")
-    alexnet(
-        tmp_path, "train", "--recipe", "small", "--set", "width=0.1", "--batch-size", "32", "--max-steps", "12"
-    )
-    found = json.loads(alexnet(tmp_path, "eval", "--crops", "10", "--split", "test", "--json"))
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_fashion_mnist_goes_through_all_four_commands(alexnet: Command) -> None:
+    alexnet("prepare", FASHION, "--limit", 200).succeeded()
+    small = ("--recipe", "small", "--set", "width=0.1", "--batch-size", 32)
+    alexnet("train", *small, "--max-steps", 12).succeeded()
+    found = json.loads(alexnet("eval", "--crops", 10, "--split", "test", "--json").succeeded().out)
     assert found["models"][0]["pictures"] == 200
-    picture = tmp_path / "picture.png"
-    Image.fromarray(pixels("t10k", 1)[0]).save(picture)
-    answer = json.loads(alexnet(tmp_path, "predict", str(picture), "--json"))
+    Image.fromarray(pixels("t10k", 1)[0]).save("picture.png")
+    answer = json.loads(alexnet("predict", "picture.png", "--json").succeeded().out)
     top = answer["pictures"][0]["top"]
     assert len(top) == 5 and top[0]["probability"] >= top[4]["probability"] > 0
 
 
-def test_each_stored_picture_is_an_original_enlarged_with_its_label(tmp_path: Path) -> None:
-    alexnet(tmp_path, "prepare", str(FASHION), "--limit", "10", "--val-fraction", "0")
+def test_each_stored_picture_is_an_original_enlarged_with_its_label(alexnet: Command) -> None:
+    alexnet("prepare", FASHION, "--limit", 10, "--val-fraction", 0).succeeded()
     originals, labels = pixels("t10k", 10_000).astype(float), labels_of("t10k")
-    with tarfile.open(tmp_path / "dataset" / "test-000000.tar") as shard:
+    with tarfile.open("dataset/test-000000.tar") as shard:
         files = {name: shard.extractfile(name) for name in shard.getnames()}
         for name in (name for name in files if name.endswith(".jpg")):
             picture, label = files[name], files[name.replace(".jpg", ".cls")]

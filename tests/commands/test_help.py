@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ COMMANDS = commands(typer.main.get_command(app))
 VERBS = {name: command for name, command in COMMANDS.items() if not hasattr(command, "commands")}
 
 
+@cache
 def shown(*arguments: str) -> subprocess.CompletedProcess[str]:
     folder = str(Path(alexnet_cli.__file__).parents[1])
     return subprocess.run(

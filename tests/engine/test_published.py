@@ -43,7 +43,7 @@ def server() -> Iterator[Server]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         facts.url = f"http://127.0.0.1:{running.server_port}/models/alexnet-small.pth"
         yield facts
         running.shutdown()

@@ -22,6 +22,8 @@ from alexnet_cli.engine.session import Limits
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.loader import TrainingBatches
 
+from .on_ranks import on_ranks
+
 Command = Callable[..., Any]
 
 OPTIONS = ("--batch-size", "7", "--eval-every", "100", "--epochs", "1000")
@@ -241,16 +243,14 @@ def wait_until(command: Any, there: Callable[[], bool]) -> None:
     assert there(), command.outcome().err
 
 
-def test_two_ranks_change_together(train: Command, spawn: Command, net: tuple[str, ...]) -> None:
+def test_two_ranks_change_together(train: Command, net: tuple[str, ...]) -> None:
     """One change has its place already, another waits for it."""
     for name in ("one", "two"):
         run = runs.create_run(Path("runs"), name, config_of(train), {})
         rates.path(run).write_text('{"divide": 5}\n{"request": 0, "step": 2, "drops": 0}\n{"to": 0.02}\n')
     train("--max-steps", 4, "--name", "one")
-    command = spawn(
-        "train", *net, *OPTIONS, "--name", "two", "--max-steps", 4, "--device", "cpu", "--processes", 2
-    )
-    said = command.outcome().succeeded().err
+    assert on_ranks(2, "train", *net, *OPTIONS, "--name", "two", "--max-steps", "4", "--device", "cpu") == [0, 0]
+    said = "".join(Path(f"stderr-{rank}").read_text() for rank in range(2))
     assert said.count("after step 0 the rate is set to 0.02 by hand") == 1
     assert said.count("after step 2 the rate is divided by 5 by hand: 0.004") == 1
     one, two = (load_file(f"runs/{name}/last.safetensors") for name in ("one", "two"))

@@ -25,6 +25,8 @@ from alexnet_cli.errors import AlexNetError
 from alexnet_cli.network.alexnet import AlexNet, initialise
 from alexnet_cli.recipes import Recipe
 
+from .on_ranks import on_ranks
+
 Command = Callable[..., Any]
 
 RECIPE = recipes.chosen("small", ["width=0.05"])
@@ -272,11 +274,11 @@ def test_another_source_is_another_training(train: Command, begun: Path) -> None
     )
 
 
-def test_two_ranks_begin_as_one(train: Command, begun: Path, spawn: Command, net: tuple[str, ...]) -> None:
-    options = ("--init-from", begun, *FROZEN, "--max-steps", 3)
+def test_two_ranks_begin_as_one(train: Command, begun: Path, net: tuple[str, ...]) -> None:
+    options = ("--init-from", str(begun), *FROZEN, "--max-steps", "3")
     train(*options, "--name", "one").succeeded()
-    two = ("--name", "two", "--device", "cpu", "--processes", 2)
-    said = spawn("train", *net, "--data", "dataset", *options, *two).outcome().succeeded().err
+    assert on_ranks(2, "train", *net, "--data", "dataset", *options, "--name", "two", "--device", "cpu") == [0, 0]
+    said = "".join(Path(f"stderr-{rank}").read_text() for rank in range(2))
     assert said.count("begins with runs/before/best.safetensors") == 1
     one, two = (load_file(f"runs/{name}/last.safetensors") for name in ("one", "two"))
     for name in one:

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -48,8 +47,12 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(seven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 36 steps on it, six of an epoch, with a validation after each; it has learnt something by then."""
+    from alexnet_cli.cli import main
+
     runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "alexnet_cli", "train", "--data", seven, "--runs", runs, "--name", "seven"]
+    command = ["alexnet", "train", "--data", str(seven), "--runs", str(runs), "--name", "seven"]
     options = ["--recipe", "small", "--set", "width=0.1", "--batch-size", "14", "--max-steps", "36"]
-    subprocess.run([*map(str, command), *options], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="0"):
+        patch.setattr(sys, "argv", command + options)
+        main()
     return runs / "seven"

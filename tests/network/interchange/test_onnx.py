@@ -1,6 +1,8 @@
 """ONNX: what onnxruntime makes of our graphs, beside the network itself."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +72,23 @@ def test_onnxruntime_gives_what_the_network_gives(tmp_path: Path, name: str) -> 
         assert np.allclose(torch.from_numpy(logits).softmax(1), probabilities, rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a recipe, to be read only."""
+    folder = tmp_path_factory.mktemp("written")
+
+    @cache
+    def write(name: str) -> Path:
+        conversion.write(folder / f"{name}.onnx", some(name))
+        return folder / f"{name}.onnx"
+
+    return write
+
+
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("crops", [1, 10])
-def test_through_the_classifiers_door(tmp_path: Path, name: str, crops: int) -> None:
-    path, checkpoint = tmp_path / "net.onnx", some(name)
-    conversion.write(path, checkpoint)
+def test_through_the_classifiers_door(written: Callable[[str], Path], name: str, crops: int) -> None:
+    path, checkpoint = written(name), some(name)
     model = models.load(path)
     assert (model.recipe, model.position, model.origin) == (checkpoint.recipe, checkpoint.position, "ONNX")
     assert model.subject.classes == checkpoint.subject.classes
@@ -96,24 +110,21 @@ def test_through_the_classifiers_door(tmp_path: Path, name: str, crops: int) -> 
     ],
 )
 def test_the_normalization_is_the_native_node(
-    tmp_path: Path, name: str, alpha: float, k: float, count: int
+    written: Callable[[str], Path], name: str, alpha: float, k: float, count: int
 ) -> None:
     """ONNX divides its α by the size, as torch does: the paper's 1e-4 on the sum is 5e-4 there."""
-    conversion.write(tmp_path / "net.onnx", some(name))
-    graph = onnx.load(tmp_path / "net.onnx").graph
+    graph = onnx.load(written(name)).graph
     found = [{a.name: a.i or a.f for a in node.attribute} for node in graph.node if node.op_type == "LRN"]
     assert len(found) == count
     for attributes in found:
         assert attributes == pytest.approx({"size": 5, "alpha": alpha, "beta": 0.75, "bias": k})
 
 
-def test_the_half_of_dropout_is_in_the_weights(tmp_path: Path) -> None:
+def test_the_half_of_dropout_is_in_the_weights(written: Callable[[str], Path]) -> None:
     for name, factor in (("paper", 0.5), ("caffe", 1.0), ("torchvision", 1.0)):
         checkpoint = some(name)
-        conversion.write(tmp_path / "net.onnx", checkpoint)
-        tensors = onnx.load(tmp_path / "net.onnx").graph.initializer
+        tensors = onnx.load(written(name)).graph.initializer
         found = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in tensors}
-        (tmp_path / "net.onnx").unlink()
         for weight, scale in (
             ("fc6.weight", 1.0),
             ("fc7.weight", factor),
@@ -128,10 +139,9 @@ def test_dropout_of_inputs_halved_at_test(tmp_path: Path) -> None:
     assert max(conversion.write(tmp_path / "net.onnx", checkpoint).values()) < 5e-6
 
 
-def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
-    path, checkpoint = tmp_path / "net.onnx", some("paper")
-    conversion.write(path, checkpoint)
-    proto = onnx.load(path)
+def test_what_the_file_says_of_itself(written: Callable[[str], Path], tmp_path: Path) -> None:
+    checkpoint = some("paper")
+    proto = onnx.load(written("paper"))
     assert json.loads({entry.key: entry.value for entry in proto.metadata_props}["alexnet"]) == json.loads(
         json.dumps(checkpoints.description(checkpoint))
     )
@@ -141,9 +151,8 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     assert [side.dim_param or side.dim_value for side in shape] == ["B", 3, 256, 256]
     assert [output.name for output in proto.graph.output] == ["probabilities", "logits"]
     assert "pictures       uint8 (B, 3, 256, 256), RGB" in proto.doc_string
-    first = path.read_bytes()
-    conversion.write(path, checkpoint)
-    assert path.read_bytes() == first
+    conversion.write(tmp_path / "net.onnx", checkpoint)
+    assert (tmp_path / "net.onnx").read_bytes() == written("paper").read_bytes()
 
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +165,13 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeyp
     assert path.read_text() == "what was there before"
 
 
-def test_without_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    conversion.write(tmp_path / "net.onnx", some("paper"))
+def test_without_the_packages(
+    written: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written("paper")
     monkeypatch.setattr(interchange, "find_spec", lambda _: None)
     for attempt in (
-        lambda: models.load(tmp_path / "net.onnx"),
+        lambda: models.load(file),
         lambda: conversion.check_target(tmp_path / "new.onnx", tmp_path / "x", False),
     ):
         with pytest.raises(AlexNetError, match="ONNX needs the package onnx and onnxruntime") as caught:
@@ -168,10 +179,8 @@ def test_without_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert "alexnet-cli[onnx]" in caught.value.hint
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "net.onnx"
-    conversion.write(path, some("paper"))
-    good = onnx.load(path)
+def test_other_files_are_refused(written: Callable[[str], Path], tmp_path: Path) -> None:
+    path, good = tmp_path / "net.onnx", onnx.load(written("paper"))
 
     def refused(proto: onnx.ModelProto, message: str) -> None:
         path.write_bytes(proto.SerializeToString())
