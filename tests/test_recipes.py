@@ -325,7 +325,7 @@ def test_what_the_text_leaves_open_depends_on_the_recipe() -> None:
 def test_the_schedule_of_plateaus_is_said_with_its_numbers() -> None:
     recipe = recipes.chosen("paper", ["patience=7", "threshold=0.25", "drops=2", "drop=5"])
     (schedule,) = (d.here for d in departures(recipe) if d.what == "schedule")
-    assert schedule.startswith("7 validations without 0.25 points") and "÷5 at each of the first 2" in schedule
+    assert schedule.startswith("7 epochs without 0.25 points") and "÷5 at each of the first 2" in schedule
 
 
 @pytest.mark.parametrize("name", recipes.VARIANTS)
@@ -395,7 +395,7 @@ def test_a_setting_by_hand_is_a_departure_until_it_is_the_texts_again() -> None:
         ("schedule.epochs=0", "schedule.epochs must be at least 1"),
         ("schedule.drop=1", "schedule.drop must be above 1"),
         ("schedule.drops=-1", "schedule.drops must not be negative"),
-        ("schedule.patience=0", "schedule.patience must be at least 1"),
+        ("schedule.patience=0", "schedule.patience must be above 0"),
         ("schedule.threshold=-1", "schedule.threshold must not be negative"),
         ("schedule.drop_epochs=30,20", "schedule.drop_epochs must be rising numbers above 0"),
         ("schedule.drop_epochs=0,20", "schedule.drop_epochs must be rising numbers above 0"),

@@ -183,8 +183,8 @@ def label_counts(dataset: Dataset, split: str) -> NDArray[np.int64]:
 
 
 def unjudged(dataset: Dataset, recipe: Recipe) -> str:
-    """What is amiss without validation pictures; empty where there are some."""
-    if "val" in dataset.splits:
+    """What is amiss in a dataset without validation pictures; empty where it has some, in use or not."""
+    if "val" in dataset.manifest["splits"]:
         return ""
     waits = not (recipe.schedule.drop_epochs or recipe.schedule.drop_steps)
     return "there are none: " + "the rate is never divided and " * waits + "no best checkpoint is kept"

@@ -24,7 +24,7 @@ from alexnet_cli.engine.parallel import Ranks
 from alexnet_cli.engine.session import Limits, Session, Wanted
 from alexnet_cli.engine.signals import Stop
 from alexnet_cli.errors import AlexNetError, Diverged
-from alexnet_cli.loading.loader import GivenUp, Reader, TrainingBatch, TrainingBatches, ahead
+from alexnet_cli.loading.loader import Reader, TrainingBatch, TrainingBatches, ahead, taken
 from alexnet_cli.loading.plan import Plan, shard_lengths
 from alexnet_cli.runs import Run
 
@@ -54,7 +54,7 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
         # One process alone need not wait for a batch when it is to stop; several agree on it between steps.
         given_up = (lambda: bool(stop.signal)) if ranks.size == 1 else None
         # The reader is closed first, so that no batch waits for a shard from afar any more.
-        with closing(ahead(build, places, threads, given_up)) as batches, closing(reader):
+        with closing(ahead(build, places, threads, given_up)) as batches, closing(reader), session.rescued():
             while True:
                 if session.validation_due(every):
                     yield from session.validate(stop, judge=True)
@@ -69,11 +69,12 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                     break
                 asked = time.perf_counter()
                 with guards.memory(batch_size, machine.accumulate):
-                    batch = next(batches)
-                if isinstance(batch, GivenUp):
+                    batch = taken(next(batches))
+                if batch is None:
                     continue
                 waited = time.perf_counter() - asked
-                yield from session.change_rates(wanted.rates)
+                if wanted.rates:
+                    yield from session.place_requests()
                 position, table = session.position, session.rows()
                 if placed.freeze(table):
                     forward = compiled(placed.net, machine)
@@ -102,6 +103,7 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
                     yield Note(
                         f"step {position.steps + 1:,} left out: its gradients overflow fp16 at scale {scale:g}"
                     )
+                yield from session.rates_changed()
                 rate, length = session.rate(), gradient if updated else None
                 session.advance(updated)
                 done = Step(position.epoch + 1, position.steps + 1, value, length, rate, pictures, waited=waited)
@@ -113,9 +115,10 @@ def train(run: Run, dataset: Dataset, ranks: Ranks, limits: Limits, stop: Stop, 
 
         if not end.stopped and session.position.judged < session.position.steps:
             # For the reader, not for the schedule: a continuation forgets it, as if the run had not paused here.
-            yield from session.validate(stop, judge=False)
+            whole = yield from session.validate(stop, judge=False)
             wanted = session.wanted(stop)
-            end = _end(session, wanted) or end  # a stop has broken it off: the run is not finished
+            if not whole:  # a stop has broken it off: the run is not finished
+                end = _end(session, wanted) or end
         if end.finished:
             session.position = replace(session.position, finished=end.finished)
             yield from session.save(last=True)

@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -117,20 +118,27 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Save what was done before an error, of a shard say; of several ranks the others are in an exchange."""
-        try:
-            at_work = self.ranks.size == 1 and not self._ending and not self._is_saved()
-            if at_work and isinstance(error, AlexNetError) and not isinstance(error, Diverged):
-                self._rescue(error)
-        finally:
-            if self.ranks.rank == 0:
-                self._log.close()
+        if self.ranks.rank == 0:
+            self._log.close()
 
-    def _rescue(self, error: AlexNetError) -> None:
-        self.placed.gather()
-        check_weights(self.model, self.velocity, self.position.steps)
-        if problem := _problem(self.run.last, self._save):
-            raise AlexNetError(f"{error.message}; and {problem.message}", error.hint) from error
+    @contextmanager
+    def rescued(self) -> Iterator[None]:
+        """Save the steps that were done before an error, of a shard say, before anything else is left.
+
+        Not numbers that are none; and of several ranks the others are in an exchange.
+        """
+        try:
+            yield
+        except Diverged:
+            raise
+        except AlexNetError as error:
+            saved = self._on_disk.steps if self._on_disk else 0
+            if self.ranks.size == 1 and not self._ending and self.position.steps > saved:
+                self.placed.gather()
+                check_weights(self.model, self.velocity, self.position.steps)
+                if problem := _problem(self.run.last, self._save):
+                    raise AlexNetError(f"{error.message}; and {problem.message}", error.hint) from error
+            raise
 
     def seconds(self) -> float:
         """Wall time of the run, over all its calls."""
@@ -165,20 +173,26 @@ class Session:
         position = self.position
         return self.run.config.recipe, position.epoch, position.steps, position.plateau.count, self.changes
 
-    def change_rates(self, asked: bool) -> Iterator[Event]:
-        """Make the changes by hand that begin with the next step: those just asked for, or again an old one."""
-        if asked:
-            yield from self._place_requests()
+    def rates_changed(self) -> Iterator[Event]:
+        """What there is to say of changes by hand with which this step was made: new ones, or again an old one.
+
+        The schedule sees what the new rate does before it divides again: its wait begins here.
+        """
         for change in self.changes:
             if change.step == self.position.steps:
-                # The schedule sees what the new rate does before it divides again.
-                self.position = replace(self.position, plateau=replace(self.position.plateau, waited=0.0))
+                self._wait_anew()
                 rate, words = self.rate(), change.request.words
                 if self.ranks.rank == 0:
                     self._log.write("rate", {"step": change.step, "rate": rate, "by_hand": words})
                 yield Note(f"after step {change.step:,} the rate is {words} by hand: {rate:g}")
 
-    def _place_requests(self) -> Iterator[Event]:
+    def _wait_anew(self) -> None:
+        """Below 0 by what the next validation will add for the steps before this one."""
+        waited = (self.position.judged - self.position.steps) / self.steps_per_epoch
+        self.position = replace(self.position, plateau=replace(self.position.plateau, waited=waited))
+
+    def place_requests(self) -> Iterator[Event]:
+        """Have the changes by hand that were asked for begin with the next step."""
         position, said = self.position, {"problem": "", "changes": ""}
         if self.ranks.rank == 0:
             drops = schedule.drops(self.run.config.recipe.schedule, *self._place()[1:4])
@@ -217,11 +231,11 @@ class Session:
         position = self.position
         return "val" in self.dataset.splits and position.judged < position.steps and position.steps % every == 0
 
-    def validate(self, stop: Stop, judge: bool) -> Iterator[Event]:
-        """Errors on the validation split; `judge` lets the schedule know of them. A stop breaks it off."""
+    def validate(self, stop: Stop, judge: bool) -> Generator[Event, None, bool]:
+        """Errors on the validation split; `judge` lets the schedule know them. False if a stop broke it off."""
         split = self.dataset.splits.get("val")
         if split is None:
-            return
+            return True
         if split.far is not None:  # its shards may not come for minutes, and a scheduler may not wait as long
             yield from self.save()
         began = time.monotonic()
@@ -234,10 +248,10 @@ class Session:
         try:
             for tally in tallies(classifier, split, self.ranks, self.threads, given_up):
                 if given_up is not None and given_up():
-                    return
+                    return False
                 yield Validating(tally.pictures, len(split.index))
         except GivenUp:
-            return
+            return False
         error = tally.top1_error
         best = position.best_error is None or error < position.best_error
         if judge:
@@ -255,6 +269,7 @@ class Session:
         )  # fmt: skip
         self._write("validation", event)
         yield event
+        return True
 
     # --- checkpoints
 

@@ -112,7 +112,7 @@ def evaluation_batches(
     plan = Plan(len(reader.split.index), batch_size, None, shards=shard_lengths(reader.split.index["shard"]))
     build = partial(_evaluation_batch, reader, plan)
     for batch in ahead(build, range(rank, plan.steps, ranks), threads, given_up):
-        if isinstance(batch, GivenUp):
+        if isinstance(batch, Exception):
             reader.close()  # so that no thread waits for a shard from afar any more
             raise batch
         yield batch
@@ -132,6 +132,15 @@ class GivenUp(Exception):
     """The next batch is not there yet, and nobody waits for it any more."""
 
 
+def taken(batch: B | Exception) -> B | None:
+    """What `ahead` gave: the batch, or None where it was given up. An error in building it is raised here."""
+    if isinstance(batch, GivenUp):
+        return None
+    if isinstance(batch, Exception):
+        raise batch
+    return batch
+
+
 @overload
 def ahead(
     build: Callable[[T], B], places: Iterable[T], threads: int, given_up: None = None
@@ -141,18 +150,18 @@ def ahead(
 @overload
 def ahead(
     build: Callable[[T], B], places: Iterable[T], threads: int, given_up: Callable[[], bool]
-) -> Generator[B | GivenUp, None, None]: ...
+) -> Generator[B | Exception, None, None]: ...
 
 
 def ahead(
     build: Callable[[T], B], places: Iterable[T], threads: int, given_up: Callable[[], bool] | None = None
-) -> Generator[B | GivenUp, None, None]:
+) -> Generator[B | Exception, None, None]:
     """`build(place)` for each place, in order, a few of them built ahead by `threads` threads.
 
-    In each of them torch works without further threads: they are as many as are to work. When `given_up()` says so
-    while the next one is waited for, GivenUp comes in its place, and not as an error: that would end the threads
-    here, and so wait for them.
-    An error in a thread is raised here, at the place it belongs to. Leaving the iteration stops the threads.
+    In each of them torch works without further threads: they are as many as are to work. An error in a thread is
+    raised here, at the place it belongs to. Leaving the iteration stops the threads, and waits for them.
+    With `given_up` nothing is raised, so that the caller may do something before that wait: what is amiss comes in
+    the place of a batch, for `taken`. It is the error, or GivenUp when `given_up()` says so while one is waited for.
     """
     remaining = iter(places)
     torch.get_num_threads()  # a thread that never asked for its number would get the one given next
@@ -164,7 +173,11 @@ def ahead(
             while given_up is not None and not wait([waiting[0]], ASKED_EVERY).done:
                 if given_up():
                     yield GivenUp()
-            ready = waiting.popleft().result()
+            built = waiting.popleft()
+            if given_up is not None and isinstance(error := built.exception(), Exception):
+                yield error
+                continue
+            ready = built.result()
             waiting.extend(pool.submit(build, place) for place in islice(remaining, 1))
             torch.set_num_threads(torch.get_num_threads())  # our caller's, for threads that begin from here on
             yield ready

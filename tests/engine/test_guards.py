@@ -271,14 +271,12 @@ def test_pictures_prepared_for_another_recipe_are_said(
 
 
 def test_no_pictures_to_judge_by_are_said(dataset: Dataset) -> None:
-    assert guards.unjudged(dataset, RECIPE) == ""
-    splits = {name: split for name, split in dataset.splits.items() if name != "val"}
+    unused = {name: split for name, split in dataset.splits.items() if name != "val"}
+    assert guards.unjudged(dataset, RECIPE) == guards.unjudged(replace(dataset, splits=unused), RECIPE) == ""
+    without = replace(dataset, manifest=dataset.manifest | {"splits": {"train": {}}})
     never = "there are none: the rate is never divided and no best checkpoint is kept"
-    assert guards.unjudged(replace(dataset, splits=splits), RECIPE) == never
-    by_epochs = recipes.chosen("original", [])
-    assert (
-        guards.unjudged(replace(dataset, splits=splits), by_epochs) == "there are none: no best checkpoint is kept"
-    )
+    assert guards.unjudged(without, RECIPE) == never
+    assert guards.unjudged(without, recipes.original()) == "there are none: no best checkpoint is kept"
 
 
 def test_a_misfit_is_said_at_the_start(train: Run) -> None:

@@ -113,6 +113,19 @@ def test_validation_pictures_that_cannot_be_read_cost_no_step_either(
     assert state(Path("runs/small-1"))[1]["steps"] == 6
 
 
+def test_an_error_in_the_first_step_leaves_no_checkpoint(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weights that are as they were drawn: `predict` would take it for a model."""
+
+    def too_large(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_cli.engine.loop.F.cross_entropy", too_large)
+        train().failed("the memory is too small for a step of 7 pictures", "--accumulate 2")
+    assert not list(Path("runs/small-1").glob("*.safetensors"))
+    train("--max-steps", 2).succeeded()
+
+
 def test_what_cannot_be_saved_after_an_error_is_said_too(
     begun: Callable[[Limits], Iterator[Event]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ from alexnet_cli.loading.loader import (
     TrainingBatches,
     ahead,
     evaluation_batches,
+    taken,
 )
 from alexnet_cli.loading.plan import Plan, shard_lengths
 
@@ -401,6 +402,23 @@ def test_who_waits_for_a_batch_may_give_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(next(batches), GivenUp) and isinstance(next(batches), GivenUp)
     going_on.set()
     assert [batch for batch in batches if not isinstance(batch, GivenUp)] == [2, 3, 4] and not loader_threads()
+
+
+def test_who_may_give_up_gets_an_error_before_the_other_threads_are_done() -> None:
+    going_on = threading.Event()
+
+    def build(place: int) -> int:
+        if place == 0:
+            raise AlexNetError("the shard is damaged", "")
+        going_on.wait()
+        return place
+
+    batches = ahead(build, range(3), 2, lambda: False)
+    with pytest.raises(AlexNetError, match="is damaged"):
+        taken(next(batches))
+    assert len(loader_threads()) == 2
+    going_on.set()
+    assert [taken(batch) for batch in batches] == [1, 2] and taken(GivenUp()) is None
 
 
 def test_leaving_waits_for_the_batch_at_work_and_drops_those_that_wait() -> None:
