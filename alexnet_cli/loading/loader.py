@@ -161,7 +161,7 @@ def ahead(
     In each of them torch works without further threads: they are as many as are to work. An error in a thread is
     raised here, at the place it belongs to. Leaving the iteration stops the threads, and waits for them.
     With `given_up` nothing is raised, so that the caller may do something before that wait: what is amiss comes in
-    the place of a batch, for `taken`. It is the error, or GivenUp when `given_up()` says so while one is waited for.
+    the place of a batch, for `taken`: the error, or GivenUp if `given_up()` says so while one is waited for.
     """
     remaining = iter(places)
     torch.get_num_threads()  # a thread that never asked for its number would get the one given next
