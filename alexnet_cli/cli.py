@@ -3,6 +3,7 @@
 Nothing here or in the commands' signatures imports torch, numpy or PIL: `alexnet --help` answers at once.
 """
 
+import errno
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ from alexnet_cli.commands import (
     verify,
 )
 from alexnet_cli.errors import REPORTS, AlexNetError, LostProcess
+from alexnet_cli.files import FULL
 
 app = typer.Typer(
     name="alexnet",
@@ -87,6 +89,11 @@ def main() -> None:
         _leave(AlexNetError("stopped", exit_code=128 + stopped.args[0]))
     except AlexNetError as error:
         _leave(error)
+    except OSError as error:  # met outside of what writes and reads: in a closed folder, say
+        if error.filename is None or error.errno not in {*FULL, errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise
+        hint = "free some space" if error.errno in FULL else "see to its permissions, or name another place"
+        _leave(AlexNetError(f"{os.fsdecode(error.filename)}: {error.strerror}", hint))
     except Exception:
         if not _reported({"traceback": traceback.format_exc(), "rank": os.environ.get("RANK", "0")}):
             raise

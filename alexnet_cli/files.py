@@ -36,6 +36,20 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def is_folder(path: Path | str) -> bool:
+    """As Path.is_dir, but no error where a name is too long or a folder around it is locked."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def check_place(path: Path) -> None:
+    """Before long work: raise AlexNetError where a file of this name could not be written."""
+    if is_folder(path):
+        raise AlexNetError(f"{path} is a folder", "name a file")
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not os.access(folder, os.W_OK):
+        raise AlexNetError(f"{path} may not be written: {folder} cannot", "choose another place")
+
+
 @contextmanager
 def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success flush it to disk and rename it into place.
@@ -44,6 +58,8 @@ def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
     temporary file is removed and `path` is untouched. With `keep` the old file takes that name; for an instant
     between the two renames it is there and `path` is not.
     """
+    if not path.name:
+        raise AlexNetError(f"{path} is a folder", "name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
@@ -54,13 +70,20 @@ def whole_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
             if keep is not None and path.exists():
                 path.replace(keep)
             temporary.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # shares that do not know it for folders
+            raise
+    finally:
+        os.close(opened)
 
 
 @contextmanager
@@ -71,11 +94,23 @@ def locked(path: Path, message: str, hint: str, patience: float = 0.0) -> Iterat
     """
     end = time.monotonic() + patience
     with disk_errors(path), path.open("a") as file:
-        while not taken(file):
+        while not _locked_now(path, file):
             if time.monotonic() >= end:
                 raise AlexNetError(message, hint)
             time.sleep(0.02)
         yield
+
+
+def _locked_now(path: Path, file: IO[str]) -> bool:
+    try:
+        return taken(file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+            raise
+        raise AlexNetError(
+            f"{path} cannot be locked, and two processes could write there: {error.strerror}",
+            "name a folder on another file system, or have this one mounted with locks (Lustre: flock)",
+        ) from error
 
 
 def is_locked(path: Path) -> bool:

@@ -247,7 +247,7 @@ def newest_model(folder: Path) -> Path:
 
 def model_file(given: Path) -> Path:
     """The checkpoint that a run directory or a file name means."""
-    if not given.is_dir():
+    if not files.is_folder(given):
         return given
     if (given / BASELINE_PLAN).exists():
         return _baseline(given)

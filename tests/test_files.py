@@ -1,16 +1,28 @@
 import errno
+import fcntl
 import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import alexnet_cli
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.files import disk_errors, read_json, sha256, whole_file, write_bytes, write_json
+from alexnet_cli.files import (
+    check_place,
+    disk_errors,
+    locked,
+    read_json,
+    sha256,
+    whole_file,
+    write_bytes,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -35,6 +47,22 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path, problem: BaseException
         temporary.write_text("half")
         raise problem
     assert path.read_text() == "old" and names(tmp_path) == ["file"]
+
+
+def test_a_place_for_a_file_is_looked_at_before_the_work(
+    tmp_path: Path, disk: Callable[[Path, str], Path]
+) -> None:
+    check_place(tmp_path / "new" / "folder" / "file")
+    assert names(tmp_path) == []
+    for folder in (tmp_path, Path()):
+        with pytest.raises(AlexNetError, match="is a folder"):
+            check_place(folder)
+    with pytest.raises(AlexNetError, match="is a folder"):
+        write_bytes(Path(), b"")
+    small = disk(tmp_path / "small", "1m")
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    with pytest.raises(AlexNetError, match=r"small/a/b may not be written: .*small cannot"):
+        check_place(small / "a" / "b")
 
 
 def test_an_exception_before_anything_is_written(tmp_path: Path) -> None:
@@ -137,3 +165,31 @@ def test_checksums(tmp_path: Path) -> None:
     data = os.urandom((1 << 20) + 17)
     (tmp_path / "file").write_bytes(data)
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with (
+        pytest.raises(AlexNetError, match="cannot be locked") as caught,
+        locked(tmp_path / "lock", "busy", "wait"),
+    ):
+        pass
+    assert "another file system" in caught.value.hint
+
+
+def test_a_share_that_does_not_sync_folders_keeps_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def of_files_only(opened: int) -> None:
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(opened)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"

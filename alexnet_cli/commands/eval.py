@@ -1,5 +1,6 @@
 """`alexnet eval`: errors of trained models and of their ensemble on a split, beside the paper's."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +67,10 @@ def eval(
     """
     from alexnet_cli.dataset.manifest import open_squares
     from alexnet_cli.engine import examination, launch, parallel, probabilities
+    from alexnet_cli.files import check_place
 
+    for path in filter(None, (save_probs, confusion, submission)):
+        check_place(path)
     weights = examination.parsed_weights(ensemble_weights)
     wanted = examination.Wanted(weights, save_probs, confusion, submission, devkit)
     if from_probs:
@@ -119,12 +123,21 @@ def _show(exam: "Examination", models: list[dict[str, Any]], by_class: bool, as_
     """Score the models, and give the result as a document or as tables."""
     what = models[0]["model"] if len(models) == 1 else f"{len(models)} models"
     scores: list[Score] = []
+    events = exam.scored()
     with console.progress(f"evaluating {what}", exam.pictures, "pictures") as bar:
-        for event in exam.scored():
+        while not scores:
+            event = next(events)
             if isinstance(event, int):
                 bar.update(event)
             else:
                 scores = event
+    _show_all(exam, models, scores, by_class, as_json)
+    deque(events, maxlen=0)  # files that cannot be written cost no scores
+
+
+def _show_all(
+    exam: "Examination", models: list[dict[str, Any]], scores: list["Score"], by_class: bool, as_json: bool
+) -> None:
     if as_json:
         console.result_json(_document(exam, models, scores))
         return

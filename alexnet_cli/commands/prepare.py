@@ -115,6 +115,8 @@ def prepare(
             f"--download with {job.size} processes would fetch the set {job.size} times, into the same files",
             "fetch it first, by this command without the launcher; it may be stopped when it begins to prepare",
         )
+    if Path(source).exists() and out.exists() and out.samefile(source):
+        raise AlexNetError(f"{out} is the source itself, of which nothing would be left", "name another --out")
     listing = open_source(source, root, download, class_names)
     for text in listing.notes:
         console.note(text)

@@ -38,9 +38,10 @@ def report(
     """
     from alexnet_cli import runs as directories
     from alexnet_cli.engine import launch
-    from alexnet_cli.files import write_bytes
+    from alexnet_cli.files import check_place, write_bytes
     from alexnet_cli.report import page, sources
 
+    check_place(out)
     where = launch.device(device)
     entries = []
     for given in models or [directories.newest_model(runs).parent]:

@@ -52,16 +52,19 @@ def similar(
     from alexnet_cli.dataset.manifest import open_squares
     from alexnet_cli.engine import launch, models
     from alexnet_cli.engine.evaluation import split_for
-    from alexnet_cli.report import plotting, sources
+    from alexnet_cli.report import panel as panels
+    from alexnet_cli.report import sources
 
     if panel is not None:
-        plotting.needed()
+        panels.check(panel, top)
     path = directories.model_file(model) if model else directories.newest_model(runs)
     found, where = models.load(path), launch.device(device)
     dataset = open_squares(data or sources.dataset_of(path))
     pictures = split_for(found.subject, dataset, split).part(limit)
     table = _index(found, dataset, pictures, index, limit, where)
     names, squares, features, bad = _queries(found, queries, where)
+    if panel is not None:
+        panels.check(panel, len(names))
     nearest = _searched(features, table, top) if names else []
     if as_json:
         console.result_json(_document(path, table, dataset, pictures, names, nearest))
@@ -85,6 +88,7 @@ def _index(
     from alexnet_cli.errors import AlexNetError
     from alexnet_cli.report import neighbours
 
+    features = model.features(neighbours.LAYER, device)  # an error where there is no such layer
     path = given or model.path.parent / f"neighbours-{pictures.name}.safetensors"
     wanted = neighbours.about(model, dataset, pictures, limit)
     found = neighbours.opened(path)
@@ -98,7 +102,7 @@ def _index(
     size = 4 * wanted.units * wanted.pictures
     console.note(f"features of {wanted.pictures:,} pictures go to {path}, {size / 1e6:,.0f} MB")
     with console.progress("indexing", wanted.pictures, "pictures") as bar:
-        for done in neighbours.built(path, wanted, model.features(neighbours.LAYER, device), pictures):
+        for done in neighbours.built(path, wanted, features, pictures):
             bar.update(done)
     made = neighbours.opened(path)
     assert made is not None

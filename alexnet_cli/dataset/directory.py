@@ -1,6 +1,7 @@
 """The directory that a dataset is written into: what may lie there, what it was begun with, what is removed."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def settle_plan(out: Path, plan: dict[str, Any]) -> None:
         )
 
 
+def is_settled(out: Path, plan: dict[str, Any]) -> bool:
+    """Whether the unfinished dataset has just this plan: then --overwrite has begun it, and goes on with it."""
+    return not (out / MANIFEST).is_file() and read_json(out / UNFINISHED / PLAN) == plan
+
+
 def has_plan(out: Path) -> bool:
     return (out / UNFINISHED / PLAN).is_file()
 
@@ -57,10 +63,12 @@ def remove_dataset(out: Path) -> None:
 
 
 def remove_unfinished(out: Path) -> None:
-    """Remove what only an unfinished dataset needs."""
+    """Remove what only an unfinished dataset needs, as far as it is nobody's open file (see `ranks.joined`)."""
     for path in sorted((out / UNFINISHED).iterdir(), key=is_plan):
-        path.unlink()
-    (out / UNFINISHED).rmdir()
+        if not path.name.startswith(".nfs"):  # the other name that NFS gives an open file until it is closed
+            path.unlink()
+    with suppress(OSError):
+        (out / UNFINISHED).rmdir()
 
 
 def parts(out: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from alexnet_cli.dataset.directory import (
     check_out,
     has_plan,
+    is_settled,
     left_overs,
     parts,
     remove_dataset,
@@ -111,13 +112,14 @@ def prepare(
         return
     writers = {shard.name: number % job.size for number, shard in enumerate(shards)}
     work = Work(listing, shards, writers, out, options.treatment, workers, spool)
+    anew = overwrite and not (has_plan(out) and is_settled(out, plan(listing, options)))
     if job.rank == 0 and not sealed:
-        check_room(work, overwrite)
+        check_room(work, anew)
     with joined(out, job) as team, stopped_by_signals(out, len(shards)):
         if sealed:
             yield tidied(out, listing, options)
         elif job.rank == 0:
-            if overwrite:
+            if anew:
                 remove_spool(out)
                 remove_dataset(out)
             settle_plan(out, plan(listing, options))
@@ -182,14 +184,14 @@ def select(listing: Listing, options: Options) -> Listing:
     return replace(chosen, splits={name: pictures for name, pictures in chosen.splits.items() if len(pictures)})
 
 
-def check_room(work: Work, overwrite: bool) -> None:
+def check_room(work: Work, anew: bool) -> None:
     """Refuse to begin where the shards that are missing, or the copy of this process's part, will not fit."""
     out = work.out
-    missing = [shard for shard in work.shards if overwrite or finished(out, shard.name) is None]
-    removed = {*left_overs(out), *(parts(out) if overwrite else ())}
+    missing = [shard for shard in work.shards if anew or finished(out, shard.name) is None]
+    removed = {*left_overs(out), *(parts(out) if anew else ())}
     freed = sum(path.lstat().st_size for path in removed)
     if work.spool:
-        folder = None if overwrite else folder_of(out, work.spool)
+        folder = None if anew else folder_of(out, work.spool)
         mine = lacking((shard for shard in missing if work.writers[shard.name] == 0), folder)
         needed = check_spool(work.listing, mine, work.spool, folder)
         freed -= needed if same_disk(out, work.spool) else 0

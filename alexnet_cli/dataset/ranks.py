@@ -12,7 +12,7 @@ notices a death by the lock, and the others notice that of the first.
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,9 @@ def joined(out: Path, job: Job) -> Iterator[Team]:
             (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
         with locked(team.lock(0), *busy, patience):
             yield team
+        if (out / MANIFEST).is_file():
+            with suppress(OSError):  # gone already where an open file can be removed: on NFS it cannot
+                (out / UNFINISHED).rmdir()
         return
     team.wait_until(
         lambda: team.lives(0),

@@ -75,6 +75,13 @@ def picture_bytes(listing: Listing, workers: int, treatment: Treatment) -> float
 
     None if it cannot be told: none of them can be used, or they cannot be written even elsewhere.
     """
+    try:
+        return _picture_bytes(listing, workers, treatment)
+    except (AlexNetError, OSError):
+        return None
+
+
+def _picture_bytes(listing: Listing, workers: int, treatment: Treatment) -> float | None:
     written = count = 0
     with TemporaryDirectory(prefix="alexnet-") as folder:
         body = partial(write_shard, out=Path(folder))
@@ -82,14 +89,11 @@ def picture_bytes(listing: Listing, workers: int, treatment: Treatment) -> float
         tasks = samples(listing, treatment)
         steps = run_with(1, tasks, body) if workers else run_here(tasks, body)
         end = 0.0
-        try:
-            with closing(steps):
-                for _ in steps:
-                    end = end or time.monotonic() + SECONDS
-                    if time.monotonic() > end:
-                        break
-        except AlexNetError:
-            return None
+        with closing(steps):
+            for _ in steps:
+                end = end or time.monotonic() + SECONDS
+                if time.monotonic() > end:
+                    break
         for tar in Path(folder).glob("*.tar"):
             written += tar.stat().st_size
             count += len(load_sidecar(Path(folder), tar.stem).index)

@@ -13,8 +13,8 @@ from alexnet_cli.dataset.manifest import Dataset, Split
 from alexnet_cli.engine.arithmetic import enough_memory
 from alexnet_cli.engine.checkpoint import Subject
 from alexnet_cli.engine.parallel import Ranks
-from alexnet_cli.engine.prediction import Classifier
-from alexnet_cli.errors import AlexNetError, Diverged
+from alexnet_cli.engine.prediction import Classifier, check_finite
+from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.loader import Reader, evaluation_batches
 from alexnet_cli.machine import keep_freed_memory
 
@@ -151,12 +151,7 @@ def counts(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 def judged(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Of each picture, (B,): how many classes are ahead of the right one, and -log of its probability."""
-    if not probabilities.isfinite().all():
-        raise Diverged(
-            "the network's outputs are not finite numbers",
-            "its weights have overflowed: go back to an earlier checkpoint, and train with a lower rate, --lr",
-        )
-    right = probabilities.gather(1, labels[:, None])
+    right = check_finite(probabilities).gather(1, labels[:, None])
     classes = torch.arange(probabilities.shape[1])
     ahead = (probabilities > right) | ((probabilities == right) & (classes < labels[:, None]))
     return ahead.sum(1), -right[:, 0].double().clamp_min(1e-38).log()

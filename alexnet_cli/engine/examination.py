@@ -54,7 +54,10 @@ class Examination:
         return self.wanted.weights or (1.0,) * len(self.names)
 
     def scored(self) -> Iterator[int | list[Score]]:
-        """How many pictures are done, batch by batch; at last the scores, that of the mean after those of each."""
+        """How many pictures are done, batch by batch; at last the scores, that of the mean after those of each.
+
+        Whoever goes on from there has the files of `wanted` written: what they hold may be lost, the scores not.
+        """
         wanted, classes = self.wanted, len(self.about.classes)
         batches = -(-self.pictures // BATCH_SIZE)
         jury = Jury(self.weights, classes, batches, wanted.confusion is not None)
@@ -73,9 +76,9 @@ class Examination:
                 yield int(answer.samples[-1]) + 1
         scores = jury.scores(self.ranks)
         lines = together(lines, self.ranks)
+        yield scores
         if self.ranks.rank == 0:
             self._write(scores[-1], lines)
-        yield scores
 
     def _write(self, last: Score, lines: Tensor) -> None:
         if self.wanted.confusion is not None and last.confusion is not None:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 from alexnet_cli.dataset.images import is_picture
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.files import is_folder
 
 STDIN = "-"
 FILE_LIMIT = 1 << 30  # bytes: the most pixels that are decoded (images.PIXEL_LIMIT) have half of that
-STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P4", b"P5", b"P6")
+STARTS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*"),
+    *(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\r\n"),  # and not a file P5010001.JPG
+)
 """Of the picture formats that are read (images.FORMATS)."""
 
 
@@ -48,16 +52,27 @@ def gathered(given: Sequence[str], stdin: Callable[[], bytes]) -> list[Picture]:
 def _meant(name: str, stdin: Callable[[], bytes]) -> Iterator[Picture]:
     if name == STDIN:
         yield from _from_stdin(stdin())
-    elif Path(name).is_dir():
+    elif is_folder(name):
         yield from _in_folder(name)
     elif glob.has_magic(name) and not os.path.lexists(name):
-        found = _matching(name)
-        if not found:
-            yield _nothing(name, f"no file is named like {name}", "check the pattern and the folder")
-        for path in found:
-            yield from _in_folder(path) if Path(path).is_dir() else [Picture(path)]
+        yield from _matched(name)
     else:
         yield Picture(name)
+
+
+def _matched(pattern: str) -> Iterator[Picture]:
+    """Each picture once, though the pattern match its folder too; folders without any are passed over."""
+    found: dict[str, Picture] = {}
+    paths = _matching(pattern)
+    for path in paths:
+        if "**" in pattern and is_folder(path) and Path(path).is_symlink():
+            continue
+        for picture in _in_folder(path, asked=False) if is_folder(path) else [Picture(path)]:
+            found.setdefault(picture.name, picture)
+    if not found:
+        what = "no file is" if not paths else "there are no pictures in what is"
+        yield _nothing(pattern, f"{what} named like {pattern}", "check the pattern and the folder")
+    yield from found.values()
 
 
 def _matching(pattern: str) -> list[str]:
@@ -84,12 +99,13 @@ def _from_stdin(data: bytes) -> Iterator[Picture]:
     if not paths:
         yield _nothing(STDIN, "standard input is empty", "pipe a picture or a list of paths into it")
     for path in paths:
-        yield from _in_folder(path) if Path(path).is_dir() else [Picture(path)]
+        yield from _in_folder(path) if is_folder(path) else [Picture(path)]
 
 
-def _in_folder(root: str) -> Iterator[Picture]:
+def _in_folder(root: str, asked: bool = True) -> Iterator[Picture]:
     """What is named as a picture in a folder and those in it; of a folder its own pictures come first.
 
+    It is a problem if there is none, where just this folder was asked for.
     Hidden files and folders are passed over, and links to folders.
     """
     empty = True
@@ -102,7 +118,7 @@ def _in_folder(root: str) -> Iterator[Picture]:
                 yield Picture(f"{Path(folder) / name}")
     for error in problems:
         yield _nothing(error.filename, f"{error.filename} cannot be read: {error.strerror}", "make it readable")
-    if empty and not problems:
+    if asked and empty and not problems:
         yield _nothing(root, f"there are no pictures in {root}", "give a folder of JPEG, PNG or other pictures")
 
 

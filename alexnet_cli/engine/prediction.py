@@ -17,7 +17,7 @@ from alexnet_cli.engine.arithmetic import autocast
 from alexnet_cli.engine.checkpoint import Checkpoint, Subject, model_of
 from alexnet_cli.engine.gathering import Picture
 from alexnet_cli.engine.parallel import ALONE, Ranks
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.errors import AlexNetError, Diverged
 from alexnet_cli.loading.augmentation import Patches, cut, evaluation_views, patches_for
 from alexnet_cli.loading.loader import ahead
 from alexnet_cli.network.alexnet import AlexNet
@@ -148,9 +148,19 @@ def seen(
             yield from part
 
 
+def check_finite(outputs: Tensor) -> Tensor:
+    """The outputs themselves; raises Diverged for numbers that are none."""
+    if not outputs.isfinite().all():
+        raise Diverged(
+            "the network's outputs are not finite numbers",
+            "its weights have overflowed: go back to an earlier checkpoint, and train with a lower rate, --lr",
+        )
+    return outputs
+
+
 def _answered(chunk: Sequence[Seen], classify: Classifier) -> list[Seen]:
     squares = [found.square for found in chunk if found.square is not None]
-    outputs = iter(classify(torch.stack(squares)) if squares else ())
+    outputs = iter(check_finite(classify(torch.stack(squares))) if squares else ())
     return [found if found.square is None else replace(found, output=next(outputs)) for found in chunk]
 
 

@@ -1,5 +1,6 @@
 """The first layer's kernels as in the paper's Figure 3: by tower, and all scaled together."""
 
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,11 @@ def towers(checkpoint: Checkpoint) -> list[NDArray[np.float32]]:
     return [plotting.mosaic(part, plotting.columns_for(len(part)), GAP) for part in parts]
 
 
+def letter(tower: int) -> str:
+    """Tower a is number 0; more than 26 towers begin anew."""
+    return ascii_lowercase[tower % len(ascii_lowercase)]
+
+
 def size(checkpoint: Checkpoint) -> tuple[float, float]:
     """Inches."""
     images = towers(checkpoint)
@@ -44,8 +50,8 @@ def draw(figure: "Figure", checkpoint: Checkpoint) -> None:
     name, kernels, low, high = scaled(checkpoint)
     images = towers(checkpoint)
     axes: Any = figure.subplots(len(images), 1, squeeze=False)[:, 0]
-    for axis, image, tower in zip(axes, images, "ab", strict=False):
-        said = f"tower {tower}: " if len(images) > 1 else ""
+    for number, (axis, image) in enumerate(zip(axes, images, strict=True)):
+        said = f"tower {letter(number)}: " if len(images) > 1 else ""
         plotting.picture(axis, image, f"{said}{len(kernels) // len(images)} kernels")
     size = kernels.shape[1]
     figure.suptitle(

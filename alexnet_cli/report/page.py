@@ -53,7 +53,7 @@ def html(entries: Sequence[Entry]) -> str:
     """The whole page."""
     script, style = _part("js"), _part("css")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["plain"] = lambda name: plotting.shown(str(name), 300)
+    environment.filters |= {"plain": lambda name: plotting.shown(str(name), 300), "letter": kernels.letter}
     template = environment.from_string(_part("html"))
     policy = (
         f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_cli.errors import AlexNetError
+from alexnet_cli.files import check_place
 from alexnet_cli.report import plotting
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def check(path: Path, count: int) -> None:
     """Refuse what could not be drawn, before the work; raises AlexNetError."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise AlexNetError(f"{path}: no format of a figure", "let the name end in .png, .svg or .pdf")
+    check_place(path)
     plotting.needed()
     if count > MOST:
         raise AlexNetError(f"--panel: {count} pictures are too many for one panel", f"give {MOST} at most")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from alexnet_cli import imagenet, recipes, runs
 from alexnet_cli.dataset.manifest import open_squares
-from alexnet_cli.engine import checkpoint
+from alexnet_cli.engine import checkpoint, examination
 from alexnet_cli.engine.checkpoint import Subject
 from alexnet_cli.engine.evaluation import split_for
 from alexnet_cli.errors import AlexNetError
@@ -193,6 +193,19 @@ def test_a_confusion_matrix_and_a_table_of_classes(alexnet: Run) -> None:
     counted = np.array([[int(cell) for cell in row[1:]] for row in rows])
     assert counted.sum(1).tolist() == [9, 9] and np.trace(counted) == 9, "half of 18 are right"
     assert "top-1 error" in outcome.out.rpartition("class ")[2] and "100.0 %" in outcome.out
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_cannot_be_written_costs_no_scores(alexnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in ("--confusion", "--save-probs", "--submission"):
+        alexnet("eval", option, ".").failed(". is a folder", "name a file")
+
+    def full(path: Path, _: bytes) -> None:
+        raise AlexNetError(f"the disk is full: {path} could not be written", "free some space")
+
+    monkeypatch.setattr(examination, "write_bytes", full)
+    outcome = alexnet("eval", "--confusion", "taken.csv")
+    assert outcome.code == 1 and "50.00 %" in outcome.out and "the disk is full: taken.csv" in outcome.err
 
 
 IMAGENET = imagenet.class_names([*imagenet.classes()], imagenet.classes())

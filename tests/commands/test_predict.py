@@ -183,6 +183,16 @@ def test_features_are_rows_of_a_file(many: Path, trained: Path, alexnet: Run, la
 
 
 @pytest.mark.usefixtures("trained")
+def test_names_for_which_a_file_has_no_room_are_refused_at_the_first_picture(
+    many: Path, alexnet: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_cli.engine.rows.LIMIT", 500)
+    outcome = alexnet("predict", many, "--features", "fc7", "-o", "features.safetensors")
+    outcome.failed("the pictures' names take 0 MB", "by shorter paths")
+    assert not [*Path().glob("*features*")]
+
+
+@pytest.mark.usefixtures("trained")
 def test_features_need_a_file_and_a_picture(pictures: Path, alexnet: Run) -> None:
     picture = pictures / "val" / "bars" / "0.png"
     for options in (("--features", "fc7"), ("-o", "x"), ("--features", "fc7", "-o", "x", "--crops", 10)):

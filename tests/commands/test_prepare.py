@@ -1,6 +1,7 @@
 """What `alexnet prepare` is told and tells, and what its choices mean for the commands after it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,16 @@ def test_every_choice_reaches_the_dataset_and_the_summary(pictures: Path, tmp_pa
     assert (found["geometry"], found["size"], found["encoding"], found["exif"]) == ("shorter", 40, "png", True)
     assert found["kinds"] == {"PNG": 68} and found["pictures"] == {"train": 40, "val": 18, "test": 10}
     assert "published" not in found and "odd_files" not in found
+
+
+def test_a_dataset_is_not_prepared_out_of_itself(tiny: Path, place: Path, alexnet: Run) -> None:
+    shutil.copytree(tiny, place / "own")
+    before = {path.name: path.read_bytes() for path in Path("own").iterdir()}
+    Path("link").symlink_to("own")
+    for source, out in (("own", "own"), ("link", "own"), (place / "own", "link")):
+        outcome = alexnet("prepare", source, "--out", out, "--overwrite")
+        outcome.failed(f"{out} is the source itself", "another --out")
+    assert {path.name: path.read_bytes() for path in Path("own").iterdir()} == before
 
 
 def test_the_summary_names_colours_and_axes(pictures: Path, tmp_path: Path, alexnet: Run) -> None:

@@ -212,6 +212,46 @@ def test_a_stopped_run_goes_on(folders: Path, tmp_path: Path, monkeypatch: pytes
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_stopped_run_that_overwrites_goes_on_too(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command: its --overwrite has done its work."""
+    monkeypatch.setattr(shards, "PICTURES_PER_SHARD", 7)
+    prepared(folders, tmp_path / "whole")
+    prepared(folders, tmp_path / "out", Options(seed=2))
+    steps = prepare(open_source(str(folders)), tmp_path / "out", overwrite=True)
+    while next(steps).done < 20:
+        pass
+    steps.close()
+    first = next(steps := prepare(open_source(str(folders)), tmp_path / "out", overwrite=True))
+    assert first.kept == 14 and [*steps][-1].done == 36
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    # A finished one is overwritten, by the same plan too.
+    assert next(prepare(open_source(str(folders)), tmp_path / "out", overwrite=True)).kept == 0
+
+
+def test_on_nfs_an_open_lock_stays_until_it_is_closed(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def as_nfs_does(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "job-lock-0":
+            path.rename(path.with_name(".nfs000000000001"))
+        else:
+            unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", as_nfs_does)
+        for overwrite in (False, True):
+            prepared(folders, tmp_path / "out", Options(limit=3), overwrite=overwrite)
+            (left,) = (tmp_path / "out" / ".unfinished").iterdir()
+            unlink(left)  # as its client does when the file is closed
+    assert prepare(open_source(str(folders)), tmp_path / "out", Options(limit=3)) is not None
+    first = next(prepare(open_source(str(folders)), tmp_path / "out", Options(limit=3)))
+    assert first.done == first.total and not (tmp_path / "out" / ".unfinished").exists()
+
+
 def test_another_command_on_an_unfinished_run_is_refused(folders: Path, idx: Path, tmp_path: Path) -> None:
     steps = prepare(open_source(str(folders)), tmp_path / "out")
     next(steps)

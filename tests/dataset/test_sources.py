@@ -1,4 +1,5 @@
 import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,33 @@ def test_a_changed_source_has_another_digest(folders: Path, idx: Path) -> None:
     digests.add(limit(open_source(str(folders)), 5).digest())
     assert len(digests) == 4
     assert open_source(str(folders)).digest() in digests
+
+
+def test_a_dataset_among_the_pictures_is_no_class(folders: Path, tmp_path: Path) -> None:
+    """As of `cd pictures && alexnet prepare .`, whose --out is ./dataset."""
+    source = tmp_path / "pictures"
+    shutil.copytree(folders / "train", source)
+    before = open_source(str(source))
+    (source / "dataset" / ".unfinished").mkdir(parents=True)
+    assert open_source(str(source)).digest() == before.digest()
+    (source / "dataset" / ".unfinished").rmdir()
+    (source / "dataset" / "manifest.json").touch()
+    assert open_source(str(source)).digest() == before.digest()
+    (source / "dataset" / "manifest.json").unlink()
+    listing = open_source(str(source))
+    assert listing.classes == ("dataset", *before.classes)
+    assert listing.notes == ("1 of 4 class folders have no picture to train on, and are classes: dataset",)
+
+
+def test_validation_pictures_by_their_other_names(folders: Path, tmp_path: Path) -> None:
+    wanted = open_source(str(folders))
+    for name in ("valid", "validation"):
+        source = tmp_path / name
+        shutil.copytree(folders / "train", source / "train")
+        shutil.copytree(folders / "val", source / name)
+        (source / "more").mkdir()
+        found = open_source(str(source))
+        assert found.classes == wanted.classes and found.ignored == ("more",)
+        assert np.array_equal(found.splits["val"].labels, wanted.splits["val"].labels)
+    shutil.copytree(folders / "val", tmp_path / "valid" / "val")
+    assert "has val and valid, which mean the same" in refused(tmp_path / "valid").message

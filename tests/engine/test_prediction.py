@@ -22,7 +22,7 @@ from alexnet_cli.engine import prediction
 from alexnet_cli.engine.checkpoint import Subject
 from alexnet_cli.engine.gathering import Picture, gathered
 from alexnet_cli.engine.prediction import FEATURES, NetworkClassifier, features, known_label, seen
-from alexnet_cli.errors import AlexNetError
+from alexnet_cli.errors import AlexNetError, Diverged
 from alexnet_cli.loading.augmentation import Colours, Patches
 from alexnet_cli.network.alexnet import AlexNet, initialise
 
@@ -81,6 +81,29 @@ def test_patterns_and_names_that_look_like_one() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_pattern_gives_each_picture_once() -> None:
+    """Though it match the folders around it too, and some without pictures."""
+    Path("in/void").mkdir()
+    Path("in/notes.txt").unlink()
+    for pattern in ("in/**", "in/**/*", "in/[!l]*"):
+        assert sorted(names(pattern)) == sorted(names("in")), pattern
+    assert len(names("in/l*")) == 5, "a link that is named is gone through, one that ** comes upon is not"
+
+
+@pytest.mark.usefixtures("folder")
+def test_standard_input_that_is_no_list_of_files() -> None:
+    assert names("-", stdin=b"P5010001.JPG\nBM.png") == ["P5010001.JPG", "BM.png"], "a camera's names"
+    (one,) = seen(gathered(["-"], lambda: b"<html>" * 1000), Treatment(), flat, 1)
+    assert one.problem is not None and "File name too long" in one.problem.message
+
+
+def test_outputs_that_are_no_numbers_are_no_answers() -> None:
+    picture = Picture("one.png", encoded(1, "PNG"))
+    with pytest.raises(Diverged, match="not finite"):
+        list(seen([picture], Treatment(), lambda squares: torch.full((len(squares), 3), torch.nan), 1))
+
+
+@pytest.mark.usefixtures("folder")
 def test_standard_input_is_a_picture_or_a_list() -> None:
     for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"):
         data = encoded(1, form)
@@ -99,6 +122,7 @@ def test_standard_input_is_a_picture_or_a_list() -> None:
     [
         ("empty", None, "there are no pictures in empty"),
         ("*.jpeg", None, "no file is named like *.jpeg"),
+        ("emp*", None, "there are no pictures in what is named like emp*"),
         ("-", b" \n", "standard input is empty"),
         ("absent.png", None, "absent.png cannot be read: No such file"),
         ("nul\0.png", None, "cannot be read"),

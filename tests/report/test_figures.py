@@ -84,6 +84,11 @@ def test_pixels_of_kernels_are_their_weights(recipe: str, name: str, count: int,
     assert f"{low:.3g} (black)" in figure.get_suptitle() and f"{high:.3g} (white)" in figure.get_suptitle()
 
 
+def test_every_tower_has_its_letter() -> None:
+    assert recipes.chosen("small", ["towers=4"]).network.towers == 4
+    assert "".join(map(kernels.letter, range(28))) == "abcdefghijklmnopqrstuvwxyzab"
+
+
 @pytest.mark.parametrize("count", [1, 7, 12, 17, 48, 96, 100])
 def test_sheets_have_room_for_all(count: int) -> None:
     for columns in (plotting.columns_for(count), plotting.columns_of_square(count)):

@@ -266,3 +266,16 @@ def test_an_index_of_other_weights_is_made_anew_or_refused(
     assert own.read_bytes() == before
     alexnet("similar", picture, "--model", copy, "--limit", 9).succeeded()
     alexnet("similar", picture, "--model", copy, "--split", "test").failed("no split 'test'", "train, val")
+
+
+def test_what_cannot_be_searched_or_drawn_is_said_before_the_work(
+    place: Path, pictures: Path, alexnet: Callable[..., Any]
+) -> None:
+    alexnet("train", "--recipe", "small+four-layer", "--set", "width=0.05", "--max-steps", 1).succeeded()
+    query = pictures / "val" / "bars" / "0.png"
+    alexnet("similar", query).failed("no features 'fc7'", "one of pool5")
+    alexnet("similar", query, "--panel", "near.jpg").failed(
+        "near.jpg: no format of a figure", ".png, .svg or .pdf"
+    )
+    alexnet("similar", query, "--panel", "near.png", "--top", 49).failed("49 pictures are too many", "give 48")
+    assert not [*place.glob("runs/**/neighbours*")]

@@ -5,15 +5,17 @@ Labels are the class folders' names in sorted order. That is right for folders o
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_cli.dataset.images import is_picture
-from alexnet_cli.dataset.manifest import SPLITS
+from alexnet_cli.dataset.manifest import MANIFEST, SPLITS, UNFINISHED
 from alexnet_cli.dataset.sources.listing import Files, Listing, Pictures, whole
 from alexnet_cli.errors import AlexNetError
 
+NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 LAYOUT = "the layout is SOURCE/train/<class>/*.jpg (val and test beside train), or SOURCE/<class>/*.jpg"
 LOOKED_FOR = (
     f"{LAYOUT}; also looked for: archives of ImageNet (ILSVRC2012_img_train.tar or n01440764.tar, …), "
@@ -23,16 +25,35 @@ LOOKED_FOR = (
 
 def list_folders(root: Path) -> Listing:
     """Look at a folder; raises AlexNetError when it is not laid out as class folders."""
-    folders = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"train": root}
+    folders = {split: folder for split in SPLITS if (folder := split_folder(root, split))} or {"train": root}
     if "train" not in folders:
         raise AlexNetError(f"{root} has {' and '.join(folders)} but no train folder", LAYOUT)
     classes = class_names(folders["train"])
-    ignored: list[str] = []
+    by_split = root not in folders.values()
+    ignored = [e.name for e in visible(root) if by_split and root / e.name not in folders.values()]
     splits = {name: list_split(root, folder, classes, ignored) for name, folder in folders.items()}
     if not len(splits["train"]):
         raise AlexNetError(f"no pictures in the class folders of {folders['train']}", LAYOUT)
-    form = "class folders" if root in folders.values() else "class folders by split"
-    return Listing(form, classes, {name: s for name, s in splits.items() if len(s)}, tuple(ignored))
+    form = "class folders by split" if by_split else "class folders"
+    notes = tuple(empty_classes(classes, splits["train"]))
+    return Listing(form, classes, {name: s for name, s in splits.items() if len(s)}, tuple(ignored), notes=notes)
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """Where a split lies, under whichever of its names; raises AlexNetError where it lies under two."""
+    found = [root / name for name in NAMES[split] if (root / name).is_dir()]
+    if len(found) > 1:
+        said = " and ".join(folder.name for folder in found)
+        raise AlexNetError(f"{root} has {said}, which mean the same", "take one of them out of it")
+    return found[0] if found else None
+
+
+def empty_classes(classes: tuple[str, ...], train: Pictures) -> Iterator[str]:
+    there = np.bincount(train.labels, minlength=len(classes)) > 0
+    names = [name for name, any_there in zip(classes, there, strict=True) if not any_there]
+    if names:
+        few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        yield f"{len(names)} of {len(classes)} class folders have no picture to train on, and are classes: {few}"
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
@@ -72,7 +93,7 @@ def list_split(root: Path, folder: Path, classes: tuple[str, ...], ignored: list
 
 
 def visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    """Give what is not hidden, sorted by name so that every machine sees one order."""
+    """Give what is not hidden and no dataset of ours, sorted by name so that every machine sees one order."""
     try:
         found = os.scandir(folder)
     except OSError as error:
@@ -80,7 +101,17 @@ def visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
             f"{folder} cannot be read: {error.strerror}", "make it readable, or take it out of the source"
         ) from error
     with found as entries:
-        yield from sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+        found_here = [entry for entry in entries if not entry.name.startswith(".") and not is_dataset(entry)]
+    yield from sorted(found_here, key=lambda entry: entry.name)
+
+
+def is_dataset(entry: "os.DirEntry[str]") -> bool:
+    """Whether `prepare` has written a folder, or is writing it: with --out among the pictures it is no class."""
+    if not is_folder(entry):
+        return False
+    with suppress(OSError):
+        return (Path(entry) / MANIFEST).is_file() or (Path(entry) / UNFINISHED).is_dir()
+    return False
 
 
 def is_folder(entry: "os.DirEntry[str]") -> bool:

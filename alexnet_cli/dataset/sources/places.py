@@ -19,7 +19,7 @@ from alexnet_cli.imagenet import WNID
 KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 CSV = "LOC_val_solution.csv"
 YEARS = (2010, 2012)
-FOLDERS = {"train": ("train", "winter21_whole"), "val": ("val", "validation"), "test": ("test",)}
+FOLDERS = {"train": ("train", "winter21_whole"), "val": ("val", "valid", "validation"), "test": ("test",)}
 PEEKED = 8  # archives of any name that are tried as a tar of class tars
 
 

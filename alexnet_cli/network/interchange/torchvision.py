@@ -1,5 +1,6 @@
 """torchvision's alexnet (torchvision/models/alexnet.py): its state_dict under our names, in and out."""
 
+import io
 import re
 import warnings
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from alexnet_cli import recipes
 from alexnet_cli.errors import AlexNetError
-from alexnet_cli.files import whole_file
+from alexnet_cli.files import write_bytes
 from alexnet_cli.network.interchange.fitting import Weights, essence, listed
 from alexnet_cli.recipes import Recipe
 
@@ -53,8 +54,9 @@ def write(path: Path, recipe: Recipe, weights: Weights) -> None:
             "only recipe torchvision can be written so; an .onnx file can hold any",
         )
     state = OrderedDict((theirs, weights[ours].detach().cpu().contiguous()) for ours, theirs in NAMES.items())
-    with whole_file(path) as temporary:
-        torch.save(state, temporary)
+    file = io.BytesIO()  # torch's own writer of files hides what the system says
+    torch.save(state, file)
+    write_bytes(path, file.getvalue())
 
 
 def computes_the_same(recipe: Recipe) -> bool:
