@@ -102,10 +102,6 @@ def opened(data: bytes) -> Opened:
     return open_with_pillow(data)
 
 
-BACK = {6: 8, 8: 6}
-"""The orientation that undoes another; the others undo themselves."""
-
-
 def upright(pixels: Pixels, orientation: int) -> Pixels:
     """Turn and mirror what a camera stored in one of EXIF's eight orientations."""
     if orientation == UPRIGHT:
@@ -148,12 +144,9 @@ def open_with_pillow(data: bytes) -> Opened:
             warnings.simplefilter("ignore")  # "possibly corrupt EXIF", large pictures: judged here instead
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 check_size(image.height, image.width)
-                turn = orientation_of(image)
                 image.load()
-                pixels, kinds = rgb(image), kinds_of(image, data, turn)
-                if turn != UPRIGHT and orientation_of(image) == UPRIGHT:  # Pillow turns TIFFs as it loads them
-                    pixels = upright(pixels, BACK.get(turn, turn))
-                return Opened(pixels, kinds, turn)
+                turn = orientation_of(image)
+                return Opened(rgb(image), kinds_of(image, data, turn), turn)
     except (PictureError, AlexNetError):  # a signal's error may arrive here, and is not the picture's fault
         raise
     except PIL.UnidentifiedImageError:

@@ -203,20 +203,6 @@ def turned(form: str, orientation: int, order: str = "<") -> bytes:
     return saved(photograph(1, 30, 60), form, exif=exif.tobytes(), **words)
 
 
-def test_a_tiff_is_turned_when_asked_for_only() -> None:
-    """Pillow turns it as it loads it, and forgets that it did."""
-    stored = photograph(1, 30, 60)
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        data = saved(stored, "TIFF", exif=exif)
-        found = prepared(data, Treatment("shorter", 30))
-        assert np.array_equal(found.pixels, np.asarray(stored)), orientation
-        assert ("with EXIF rotation" in found.kinds) == (orientation != 1)
-        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-        assert np.array_equal(prepared(data, Treatment("shorter", 30, exif=True)).pixels, expected)
-
-
 def test_rotation_is_not_applied() -> None:
     data = turned("JPEG", 6)
     assert decode(data).shape == (30, 60, 3)
