@@ -58,7 +58,9 @@ Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")]
 Exif = Annotated[
     bool, typer.Option("--exif/--no-exif", help="Turn pictures as their EXIF says; in 2012 they were not.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there; go on if this has begun to.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a dataset that is there; go on if this has begun to.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the order of training pictures and the validation part.")]
 ClassNames = Annotated[
     Path | None,

@@ -88,7 +88,6 @@ def _index(
     from alexnet_cli.errors import AlexNetError
     from alexnet_cli.report import neighbours
 
-    features = model.features(neighbours.LAYER, device)  # an error where there is no such layer
     path = given or model.path.parent / f"neighbours-{pictures.name}.safetensors"
     wanted = neighbours.about(model, dataset, pictures, limit)
     found = neighbours.opened(path)
@@ -102,7 +101,7 @@ def _index(
     size = 4 * wanted.units * wanted.pictures
     console.note(f"features of {wanted.pictures:,} pictures go to {path}, {size / 1e6:,.0f} MB")
     with console.progress("indexing", wanted.pictures, "pictures") as bar:
-        for done in neighbours.built(path, wanted, features, pictures):
+        for done in neighbours.built(path, wanted, model.features(neighbours.LAYER, device), pictures):
             bar.update(done)
     made = neighbours.opened(path)
     assert made is not None

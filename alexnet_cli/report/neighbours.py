@@ -77,8 +77,11 @@ class Nearest:
 
 
 def about(model: Model, dataset: Dataset, split: Split, limit: int | None) -> About:
-    units = model.network.units[LAYER]
-    return About(files.sha256(model.path), dataset.fingerprint, split.name, len(split.index), limit, units)
+    units = model.network.units
+    if LAYER not in units:
+        hint = "name the run of a net with hidden layers"
+        raise AlexNetError(f"the net of {model.path} has no {LAYER}, whose outputs are compared", hint)
+    return About(files.sha256(model.path), dataset.fingerprint, split.name, len(split.index), limit, units[LAYER])
 
 
 def differences(found: About, wanted: About) -> list[str]:

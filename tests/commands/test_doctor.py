@@ -142,7 +142,9 @@ def test_labels_in_order_or_out_of_balance_are_odd(six: Path) -> None:
 
     def odd(labels: Any) -> set[str]:
         index["label"] = labels
-        changed = replace(dataset, splits={"train": replace(dataset.splits["train"], index=index)})
+        split, facts = replace(dataset.splits["train"], index=index), dataset.manifest["splits"]
+        manifest = dataset.manifest | {"splits": {"train": facts["train"]}}
+        changed = replace(dataset, splits={"train": split}, manifest=manifest)
         return {
             finding.what for finding in inspection.of_dataset(changed, recipes.paper()) if finding.verdict == "odd"
         }

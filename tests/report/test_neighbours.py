@@ -273,7 +273,7 @@ def test_what_cannot_be_searched_or_drawn_is_said_before_the_work(
 ) -> None:
     alexnet("train", "--recipe", "small+four-layer", "--set", "width=0.05", "--max-steps", 1).succeeded()
     query = pictures / "val" / "bars" / "0.png"
-    alexnet("similar", query).failed("no features 'fc7'", "one of pool5")
+    alexnet("similar", query).failed("has no fc7, whose outputs are compared", "hidden layers")
     alexnet("similar", query, "--panel", "near.jpg").failed(
         "near.jpg: no format of a figure", ".png, .svg or .pdf"
     )
