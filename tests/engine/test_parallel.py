@@ -27,7 +27,7 @@ Run = Callable[..., Any]
 
 TRAIN, VAL, CLASSES = 19, 300, 7
 # Without biases of 1 and with larger weights the answers differ from picture to picture from the start.
-# At a small rate, so that rounding tips over no ReLU and no maximum of pooling, as it did with AVX2 at the paper's.
+# At a small rate, so that rounding tips over no ReLU and no maximum of pooling, as with AVX2 at the paper's.
 OPTIONS = (
     *("--recipe", "small", "--set", "width=0.05", "--batch-size", "7", "--eval-every", "10"),
     *("--lr", "0.0003"),
