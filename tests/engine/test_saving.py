@@ -15,8 +15,10 @@ from alexnet_cli import runs
 from alexnet_cli.dataset.manifest import open_dataset
 from alexnet_cli.engine import checkpoint as checkpoints
 from alexnet_cli.engine import session, training
+from alexnet_cli.engine.checkpoint import Position
 from alexnet_cli.engine.events import Ended, Event, Note, Saved, Step, Validating
 from alexnet_cli.engine.launch import placement
+from alexnet_cli.engine.parallel import ALONE, Ranks
 from alexnet_cli.engine.session import Every, Limits
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.loading.loader import Reader
@@ -313,3 +315,15 @@ def test_room_is_looked_for_before_anything_is_written(small_disk: Path, train: 
     fill(small_disk / "filler")
     with pytest.raises(AlexNetError, match=r"the disk is full: .*best.safetensors needs \d\.\d MB, and 0\.\d MB"):
         checkpoints.save(small_disk / "small-1" / "best.safetensors", replace(made, velocity={}))
+
+
+def test_processes_that_have_read_different_checkpoints_do_not_go_on() -> None:
+    class Behind(Ranks):
+        """A process whose first has read the checkpoint of another step."""
+
+        def told(self, what: Any, by: int = 0) -> Any:
+            return replace(what, steps=what.steps + 1) if by == 0 else what
+
+    session._check_together(ALONE, Position(steps=3))
+    with pytest.raises(AlexNetError, match="different checkpoints"):
+        session._check_together(Behind(0, 1, torch.device("cpu")), Position(steps=3))
