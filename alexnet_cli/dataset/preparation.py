@@ -112,7 +112,8 @@ def prepare(
         return
     writers = {shard.name: number % job.size for number, shard in enumerate(shards)}
     work = Work(listing, shards, writers, out, options.treatment, workers, spool)
-    anew = overwrite and not (has_plan(out) and is_settled(out, plan(listing, options)))
+    # The first process decides, and removes: the others may not look at what it is removing.
+    anew = overwrite and job.rank == 0 and not (has_plan(out) and is_settled(out, plan(listing, options)))
     if job.rank == 0 and not sealed:
         check_room(work, anew)
     with joined(out, job) as team, stopped_by_signals(out, len(shards)):

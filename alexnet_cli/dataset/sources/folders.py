@@ -15,7 +15,7 @@ from alexnet_cli.dataset.manifest import MANIFEST, SPLITS, UNFINISHED
 from alexnet_cli.dataset.sources.listing import Files, Listing, Pictures, whole
 from alexnet_cli.errors import AlexNetError
 
-NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+NAMES: dict[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 LAYOUT = "the layout is SOURCE/train/<class>/*.jpg (val and test beside train), or SOURCE/<class>/*.jpg"
 LOOKED_FOR = (
     f"{LAYOUT}; also looked for: archives of ImageNet (ILSVRC2012_img_train.tar or n01440764.tar, …), "

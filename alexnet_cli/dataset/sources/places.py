@@ -11,7 +11,7 @@ from alexnet_cli.dataset.sources.classtars import (
     is_tar_of_tars,
     tar_of_tars,
 )
-from alexnet_cli.dataset.sources.folders import is_folder, visible
+from alexnet_cli.dataset.sources.folders import NAMES, is_folder, visible
 from alexnet_cli.dataset.sources.wnidfolders import class_folders, flat_folder, has_class_folders
 from alexnet_cli.errors import AlexNetError
 from alexnet_cli.imagenet import WNID
@@ -19,7 +19,7 @@ from alexnet_cli.imagenet import WNID
 KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 CSV = "LOC_val_solution.csv"
 YEARS = (2010, 2012)
-FOLDERS = {"train": ("train", "winter21_whole"), "val": ("val", "valid", "validation"), "test": ("test",)}
+FOLDERS = NAMES | {"train": (*NAMES["train"], "winter21_whole")}
 PEEKED = 8  # archives of any name that are tried as a tar of class tars
 
 
